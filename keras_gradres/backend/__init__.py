@@ -1,0 +1,44 @@
+"""What the library asks of an array framework, and nothing else does.
+
+This package is the only place that imports jax, tensorflow or torch. There is one
+module for each, with the same names and the same meaning; the one that serves the
+active Keras backend is chosen here, once, when the package is imported.
+
+The contract:
+
+`vjp(layer, x, cotangent, *, second_order=False, **call_arguments) -> (y, p)`
+
+    Calls `layer` on `x` inside a forward pass and differentiates that call with
+    respect to `x`: `y = layer(x)` and `p = J(x)^T c`, where `J` is the Jacobian of
+    `y` with respect to `x` and `c` the cotangent.
+
+    - `layer`: a built Keras layer that takes one tensor and returns one tensor.
+    - `x`: a floating-point tensor of the layer's compute dtype.
+    - `cotangent`: a tensor that broadcasts to the shape of `y` and is cast to its
+      dtype, or a function that is given `y` and returns such a tensor (the shape
+      of `y` may be known only then).
+    - `call_arguments`: passed to the layer as they are: `training`, `mask`.
+    - `y` is connected to the rest of the computation exactly as `layer(x)` is.
+    - `p` has the shape and dtype of `x`. With `second_order=False` it is a constant:
+      no gradient flows through it. With `second_order=True` the gradient flows
+      through it to `x`, to the weights of the layer, and to the cotangent. Where
+      `y` does not depend on `x`, `p` is zero.
+    - The layer is called exactly once, through `layer.__call__`. Its state
+      (moving statistics, seeds) moves exactly as in that one call, and losses
+      added inside it (activity regularization) are kept, by it or a layer in it.
+    - It may be nested, and it works where the surrounding code records no gradients
+      (inference), there without leaving anything to be freed later.
+"""
+
+import keras
+
+if keras.backend.backend() == "jax":
+    from keras_gradres.backend.jax import vjp
+elif keras.backend.backend() == "tensorflow":
+    from keras_gradres.backend.tensorflow import vjp
+elif keras.backend.backend() == "torch":
+    from keras_gradres.backend.torch import vjp
+else:
+    from keras_gradres.backend.unsupported import vjp
+
+__all__ = ["vjp"]

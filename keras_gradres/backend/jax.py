@@ -1,0 +1,62 @@
+"""JAX: `jax.vjp` of a pure version of the call, whose state is assigned afterwards."""
+
+import weakref
+
+import jax
+import jax.numpy as jnp
+import keras
+
+
+class _Overlay(keras.StatelessScope):
+    """A scope that keeps what is assigned in it and reads the rest from outside.
+
+    Inside `jax.vjp` a layer may read values of the surrounding trace, but what it
+    assigns to its variables and adds to its losses belongs to the inner trace, and
+    must leave it as a result. A plain `StatelessScope` would need the values of all
+    variables beforehand, and reading them there would cast them to the compute
+    dtype of the surrounding layer.
+    """
+
+    def __init__(self):
+        super().__init__(collect_losses=True)
+        self.assigned = {}
+
+    def add_update(self, update):
+        super().add_update(update)
+        self.assigned[id(update[0])] = update[0]
+
+    def get_current_value(self, variable):
+        value = super().get_current_value(variable)
+        if value is None and self.original_scope is not None:
+            value = self.original_scope.get_current_value(variable)
+        return value
+
+
+# Keras finds a layer's losses in a scope by their `id`. So the losses of the inner
+# trace must not be freed, and their ids not be given to other tensors, before the
+# surrounding scope is.
+_inner_losses: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def vjp(layer, x, cotangent, *, second_order=False, **call_arguments):
+    scope = _Overlay()
+
+    def call(x):
+        with scope:
+            y = layer(x, **call_arguments)
+        updates = [scope.get_current_value(v) for v in scope.assigned.values()]
+        return y, (updates, scope.losses)
+
+    y, pullback, (updates, losses) = jax.vjp(call, x, has_aux=True)
+    for variable, value in zip(scope.assigned.values(), updates, strict=True):
+        variable.assign(value)
+    if losses:
+        # Not to a container: it may be one that no model knows of.
+        owner = (getattr(layer, "layers", None) or [layer])[0]
+        owner.add_loss(losses)
+        if scope.original_scope is not None:
+            _inner_losses.setdefault(scope.original_scope, []).append(scope.losses)
+
+    c = cotangent(y) if callable(cotangent) else cotangent
+    (p,) = pullback(jnp.broadcast_to(c, y.shape).astype(y.dtype))
+    return y, p if second_order else jax.lax.stop_gradient(p)

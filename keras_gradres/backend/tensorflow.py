@@ -1,0 +1,80 @@
+"""TensorFlow: a gradient tape around the one call, `tape.gradient` outside it."""
+
+import keras
+import tensorflow as tf
+
+
+def vjp(layer, x, cotangent, *, second_order=False, **call_arguments):
+    if second_order:
+        _check_second_derivative(layer)
+    recording = True
+    if not recording and tf.executing_eagerly():
+        # Symbolic differentiation does not need a tape, but a graph.
+        return tf.function(vjp)(layer, x, cotangent, **call_arguments)
+
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        y = layer(x, **call_arguments)
+    c = cotangent(y) if callable(cotangent) else cotangent
+    c = tf.broadcast_to(tf.cast(c, y.dtype), tf.shape(y))
+    # Out of the tape's `with`: an outer tape still records the product, which is
+    # what `second_order` needs.
+    if recording:
+        p = tape.gradient(y, x, output_gradients=c)
+    else:
+        (p,) = tf.gradients(y, x, grad_ys=c)
+    if p is None:
+        p = tf.zeros_like(x)
+    return y, p if second_order else tf.stop_gradient(p)
+
+
+def _tapes_are_recording():
+    """Whether tapes record here. `tf.custom_gradient`, and with it rematerialization,
+    runs functions with all tapes of the thread stopped, also those begun inside.
+    """
+    with tf.GradientTape() as tape:
+        x = tf.constant(0.0)
+        tape.watch(x)
+        y = tf.identity(x)
+    return tape.gradient(y, x) is not None
+
+
+def _check_second_derivative(layer):
+    """Raises if `layer` computes moments whose second derivative is wrong.
+
+    `tf.nn.moments` stops the gradient at the mean, which the first derivative of the
+    variance does not depend on; the second does, and comes out wrong in silence.
+    """
+    moments = {
+        keras.layers.BatchNormalization: "use `synchronized=True`, ",
+        keras.layers.LayerNormalization: "",
+        keras.layers.GroupNormalization: "",
+    }
+    for inner in _layers_in(layer, set()):
+        if type(inner) not in moments or getattr(inner, "synchronized", False):
+            continue
+        if type(inner) is keras.layers.BatchNormalization and not inner.trainable:
+            continue
+        raise NotImplementedError(
+            "TensorFlow gets the second derivative of the moments in layer "
+            f"'{inner.name}' (of type {type(inner).__name__}) wrong, so that "
+            "`second_order=True` would train on wrong gradients. Instead "
+            f"{moments[type(inner)]}use `second_order=False`, or another backend."
+        )
+
+
+def _layers_in(value, seen):
+    """All layers reachable through the attributes of a layer, itself included."""
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, keras.Layer):
+        yield value
+        value = vars(value)
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        return
+    for item in list(value):
+        if isinstance(item, (keras.Layer, dict, list, tuple)):
+            yield from _layers_in(item, seen)

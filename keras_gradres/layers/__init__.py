@@ -1,0 +1,6 @@
+"""Gradient residual layers."""
+
+from keras_gradres.layers.blocks import GradientResidualConv, GradientResidualDense
+from keras_gradres.layers.gradient_residual import GradientResidual
+
+__all__ = ["GradientResidual", "GradientResidualConv", "GradientResidualDense"]

@@ -1,0 +1,235 @@
+"""The two gradient residual blocks that people stack.
+
+    GradientResidualDense:  dense - activation - dense
+    GradientResidualConv:   convolution - activation - convolution
+
+Both are a `GradientResidual` that makes its branch when it is built, because the width
+and the rank are those of its input.
+
+Usage:
+
+    x = keras.Input((None, None, 64))
+    for _ in range(16):
+        x = GradientResidualConv(kernel_size=3)(x)
+"""
+
+import numbers
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+from keras import activations, initializers, layers, regularizers
+
+from keras_gradres.layers.gradient_residual import MADE_IN_BUILD, GradientResidual
+
+
+class _Block(GradientResidual):
+    """Two equal layers with an activation after the first; subclasses say which."""
+
+    def __init__(
+        self,
+        activation="relu",
+        use_bias=True,
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        **kwargs,
+    ):
+        super().__init__(MADE_IN_BUILD, **kwargs)
+        self.inner_activation = activations.get(activation)
+        self.use_bias = use_bias
+        self.kernel_initializer = initializers.get(kernel_initializer)
+        self.bias_initializer = initializers.get(bias_initializer)
+        self.kernel_regularizer = regularizers.get(kernel_regularizer)
+        self.bias_regularizer = regularizers.get(bias_regularizer)
+
+    def _make_branch(self, layer_class, *args, **kwargs):
+        def make(activation, name):
+            return layer_class(
+                *args,
+                activation=activation,
+                use_bias=self.use_bias,
+                # Copies: an initializer gives the same values at every call.
+                kernel_initializer=_copy(self.kernel_initializer),
+                bias_initializer=_copy(self.bias_initializer),
+                kernel_regularizer=self.kernel_regularizer,
+                bias_regularizer=self.bias_regularizer,
+                dtype=self.dtype_policy,
+                name=name,
+                **kwargs,
+            )
+
+        return keras.Sequential(
+            [make(self.inner_activation, "first"), make(None, "second")], name="branch"
+        )
+
+    def get_config(self):
+        config = super().get_config()
+        del config["branch"]
+        return {
+            **config,
+            "activation": activations.serialize(self.inner_activation),
+            "use_bias": self.use_bias,
+            "kernel_initializer": initializers.serialize(self.kernel_initializer),
+            "bias_initializer": initializers.serialize(self.bias_initializer),
+            "kernel_regularizer": regularizers.serialize(self.kernel_regularizer),
+            "bias_regularizer": regularizers.serialize(self.bias_regularizer),
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_gradres")
+class GradientResidualDense(_Block):
+    """A gradient residual around two dense layers with an activation between them.
+
+    Args:
+        units: Width of both dense layers. Defaults to that of the input; another
+            width needs a `shortcut`.
+        activation: Activation function after the first dense layer. The block has
+            none after the sum.
+        use_bias: Whether the dense layers have a bias.
+        kernel_initializer: Initializer of the kernels.
+        bias_initializer: Initializer of the biases.
+        kernel_regularizer: Regularizer of the kernels.
+        bias_regularizer: Regularizer of the biases.
+        **kwargs: The arguments of `GradientResidual` from `residual` to `shortcut`,
+            and those of `keras.layers.Layer`.
+
+    Input and output are of shape `(batch, ..., features)`.
+
+    Example:
+    >>> GradientResidualDense(activation="tanh")(np.ones((2, 8), "float32")).shape
+    (2, 8)
+    """
+
+    def __init__(
+        self,
+        units: int | None = None,
+        activation: Callable | str | dict | None = "relu",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(activation=activation, **kwargs)
+        self.units = _positive("units", units, optional=True)
+
+    def build(self, input_shape):
+        if self.branch is None:
+            units = self.units or _known_size(input_shape, -1)
+            self.branch = self._make_branch(layers.Dense, units)
+        super().build(input_shape)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.units or input_shape[-1])
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+@keras.saving.register_keras_serializable(package="keras_gradres")
+class GradientResidualConv(_Block):
+    """A gradient residual around two convolutions with an activation between them.
+
+    The block of EDSR, with the skip of `GradientResidual`. The convolutions have one,
+    two or three dimensions, as many as the input has, stride 1 and `"same"` padding.
+
+    Args:
+        filters: Number of filters of both convolutions. Defaults to the number of
+            channels of the input; another number needs a `shortcut`.
+        kernel_size: An int, or a tuple with one int for each dimension.
+        activation: Activation function after the first convolution. The block has none
+            after the sum.
+        use_bias: Whether the convolutions have a bias.
+        kernel_initializer: Initializer of the kernels.
+        bias_initializer: Initializer of the biases.
+        kernel_regularizer: Regularizer of the kernels.
+        bias_regularizer: Regularizer of the biases.
+        data_format: `"channels_last"` or `"channels_first"`. Defaults to
+            `keras.config.image_data_format()`.
+        **kwargs: The arguments of `GradientResidual` from `residual` to `shortcut`,
+            and those of `keras.layers.Layer`. `axis` defaults to the channels.
+
+    Input and output are of shape `(batch, ..., channels)`, or `(batch, channels, ...)`
+    with `"channels_first"`.
+
+    Example:
+    >>> GradientResidualConv()(np.ones((2, 16, 16, 8), "float32")).shape
+    (2, 16, 16, 8)
+    """
+
+    def __init__(
+        self,
+        filters: int | None = None,
+        kernel_size: int | Sequence[int] = 3,
+        activation: Callable | str | dict | None = "relu",
+        data_format: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        data_format = data_format or keras.config.image_data_format()
+        if data_format not in ("channels_last", "channels_first"):
+            raise ValueError(
+                '`data_format` must be "channels_last" or "channels_first". '
+                f"Received: data_format={data_format}"
+            )
+        self._channel_axis = 1 if data_format == "channels_first" else -1
+        super().__init__(
+            activation=activation, **{"axis": self._channel_axis, **kwargs}
+        )
+        self.data_format = data_format
+        self.filters = _positive("filters", filters, optional=True)
+        if isinstance(kernel_size, (tuple, list)):
+            kernel_size = [_positive("kernel_size", size) for size in kernel_size]
+        else:
+            kernel_size = _positive("kernel_size", kernel_size)
+        self.kernel_size = kernel_size
+
+    def build(self, input_shape):
+        if self.branch is None:
+            by_rank = {3: layers.Conv1D, 4: layers.Conv2D, 5: layers.Conv3D}
+            if len(input_shape) not in by_rank:
+                raise ValueError(
+                    "The inputs must have one, two or three axes besides those of the "
+                    f"batch and the channels. Received: inputs of shape {input_shape}"
+                )
+            self.branch = self._make_branch(
+                by_rank[len(input_shape)],
+                self.filters or _known_size(input_shape, self._channel_axis),
+                self.kernel_size,
+                padding="same",
+                data_format=self.data_format,
+            )
+        super().build(input_shape)
+
+    def compute_output_shape(self, input_shape):
+        shape = list(input_shape)
+        shape[self._channel_axis] = self.filters or shape[self._channel_axis]
+        return tuple(shape)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "data_format": self.data_format,
+        }
+
+
+def _copy(initializer):
+    return initializers.deserialize(initializers.serialize(initializer))
+
+
+def _positive(name, value, optional=False):
+    if value is None and optional:
+        return None
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(
+            f"`{name}` must be a positive integer. Received: {name}={value}"
+        )
+    return int(value)
+
+
+def _known_size(shape, axis):
+    if shape[axis] is None:
+        raise ValueError(
+            f"The size of axis {axis} of the inputs must be known. "
+            f"Received: inputs of shape {shape}"
+        )
+    return shape[axis]

@@ -1,0 +1,72 @@
+"""The terms that a gradient residual adds to its branch, as functions of tensors.
+
+Eq. 2 of "Gradient Residual Connections" (arXiv 2602.09190), for a branch F with input
+x and p = J_F(x)^T 1:
+
+    g = p / max(|p|_2, epsilon) = r p
+    y = F(x) + (1 - s) x + s g,    s = sigmoid(alpha)
+
+The skip is written with r, one number for a whole feature vector, and not with g, one
+number for each feature: passes over memory are what the terms cost.
+
+Usage:
+
+    r = inverse_norm(p, axis=-1, epsilon=1e-12)
+    y = f + convex(x, p, r, alpha)
+"""
+
+from keras import ops
+
+
+def convex(x, p, r, alpha):
+    """(1 - s) x + s r p with s = sigmoid(alpha): the skip of Eq. 2.
+
+    Args:
+        x: The input, of any shape.
+        p: The gradient, of the shape of `x`.
+        r: What brings `p` to unit norm; broadcasts to the shape of `x`.
+        alpha: A scalar.
+
+    Returns:
+        A tensor of the shape of `x`.
+    """
+    s = ops.sigmoid(alpha)
+    return (1 - s) * x + (s * r) * p
+
+
+def inverse_norm(p, axis, epsilon):
+    """R = 1 / max(|p|_2, epsilon), with the norm over `axis`.
+
+    Exact for every finite `p`: nothing overflows or underflows on the way. The
+    derivative is that of the norm, and zero where the norm is below `epsilon`.
+
+    Args:
+        p: A tensor.
+        axis: An int, or a tuple of ints.
+        epsilon: A positive float, at least the smallest normal float32.
+
+    Returns:
+        A tensor of the shape of `p`, with size 1 along `axis`.
+    """
+    squares, scale = _scaled_squares(p, axis, epsilon)
+    # In units of the scale, max(|p|, epsilon) is max(|p|, 1). `where`, not `maximum`:
+    # with a single entry |p| is 1 exactly, and the derivative that of the norm.
+    return ops.rsqrt(ops.where(squares < 1, 1, squares)) / scale
+
+
+def norm(p, axis, epsilon):
+    """|p|_2 over `axis`, broadcast to the shape of `p`; safe as `inverse_norm` is."""
+    squares, scale = _scaled_squares(p, axis, epsilon)
+    positive = squares > 0
+    length = scale * ops.sqrt(ops.where(positive, squares, 1))
+    return ops.broadcast_to(ops.where(positive, length, 0), ops.shape(p))
+
+
+def _scaled_squares(p, axis, epsilon):
+    """|p / scale|^2 and scale = max(max|p|, epsilon), of size 1 along `axis`."""
+    largest = ops.maximum(
+        ops.max(p, axis=axis, keepdims=True), -ops.min(p, axis=axis, keepdims=True)
+    )
+    # The norm does not depend on the scale, so no derivative has to pass it.
+    scale = ops.stop_gradient(ops.maximum(largest, epsilon))
+    return ops.sum(ops.square(p / scale), axis=axis, keepdims=True), scale

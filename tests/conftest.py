@@ -1,0 +1,24 @@
+import os
+
+import pytest
+
+BACKENDS = ("jax", "tensorflow", "torch")
+
+if os.environ.get("KERAS_BACKEND") not in BACKENDS:
+    raise pytest.UsageError(
+        "Set the environment variable KERAS_BACKEND to one of "
+        f"{BACKENDS} to run the tests, or run `tox`, which does. "
+        f"Received: KERAS_BACKEND={os.environ.get('KERAS_BACKEND')}"
+    )
+# Full precision in matrix products on accelerators, set before the import.
+os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
+os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+@pytest.fixture(autouse=True)
+def _fresh_keras():
+    import keras
+
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(0)

@@ -1,0 +1,62 @@
+"""What several test files need."""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+def gradients(loss, variables):
+    """The gradients of `loss()`, a scalar, with respect to Keras variables."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        def stateless(values):
+            with keras.StatelessScope(list(zip(variables, values, strict=True))):
+                return loss()
+
+        found = jax.grad(stateless)([v.value for v in variables])
+    elif keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            value = loss()
+        found = tape.gradient(value, [v.value for v in variables])
+    else:
+        import torch
+
+        value = loss()
+        found = [None] * len(variables)
+        if value.requires_grad:
+            values = [v.value for v in variables]
+            found = torch.autograd.grad(value, values, allow_unused=True)
+    return [
+        np.zeros(v.shape) if g is None else ops.convert_to_numpy(g)
+        for v, g in zip(variables, found, strict=True)
+    ]
+
+
+def frozen_state(layer, function):
+    """`function` with the state of `layer` put back before and after every call."""
+    state = [(v, np.array(v.numpy())) for v in layer.variables if not v.trainable]
+
+    def restore():
+        for variable, value in state:
+            variable.assign(value)
+
+    def call(*args):
+        restore()
+        result = function(*args)
+        restore()
+        return result
+
+    return call
+
+
+def penalty(outputs):
+    """The loss that Keras adds for `outputs` of a layer, for L2(0.1).
+
+    Releases differ in whether they divide it by the batch size.
+    """
+    probe = keras.layers.Identity(activity_regularizer=keras.regularizers.L2(0.1))
+    probe(ops.convert_to_tensor(outputs))
+    return float(ops.convert_to_numpy(probe.losses[0]))

@@ -1,0 +1,83 @@
+"""Loads (or, the first time, makes) a model file, and writes what it computes."""
+
+import pathlib
+import sys
+
+import keras
+import numpy as np
+from keras import layers
+
+from keras_gradres.layers import (
+    GradientResidual,
+    GradientResidualConv,
+    GradientResidualDense,
+)
+
+
+def make_model():
+    image = keras.Input((None, None, 4), name="image")
+    x = GradientResidualConv(activation="gelu")(image)
+    x = GradientResidual(
+        [
+            layers.Conv2D(4, 3, padding="same"),
+            layers.BatchNormalization(),
+            layers.PReLU(shared_axes=(1, 2)),
+            layers.Conv2D(4, 3, padding="same"),
+            layers.BatchNormalization(),
+        ],
+        alpha=-1.0,
+    )(x)
+    x = GradientResidual(
+        [
+            GradientResidual([layers.DepthwiseConv2D(3, padding="same")]),
+            layers.Activation("tanh"),
+            layers.Conv2D(6, 1),
+        ],
+        residual="additive",
+        shortcut=layers.Conv2D(6, 1),
+    )(x)
+    x = GradientResidualDense(residual="magnitude", second_order=True)(x)
+    steps = keras.Input((None, 4), name="steps")
+    masked = layers.Masking()(steps)
+    y = GradientResidual(layers.LSTM(4, return_sequences=True))(masked)
+    y = GradientResidualDense(activation="tanh", second_order=True)(y)
+    return keras.Model([image, steps], [x, y])
+
+
+def main(folder, optimizer):
+    path = folder / "model.keras"
+    if not path.exists():
+        keras.utils.set_random_seed(0)
+        model = make_model()
+        rng = np.random.default_rng(0)
+        for v in model.trainable_variables:
+            v.assign(v + 0.1 * rng.normal(size=v.shape))
+        model.save(path)
+    model = keras.models.load_model(path)
+    rng = np.random.default_rng(1)
+    steps = rng.normal(size=(4, 5, 4)).astype("float32")
+    steps[:2, 3:] = 0
+    inputs = [rng.normal(size=(4, 6, 5, 4)).astype("float32"), steps]
+    targets = [rng.normal(size=s).astype("float32") for s in ((4, 6, 5, 6), (4, 5, 4))]
+
+    numbers = {}
+    for i, output in enumerate(model.predict(inputs, verbose=0)):
+        numbers[f"predicted/{i}"] = output
+    before = [v.numpy().copy() for v in model.trainable_variables]
+    # An epsilon that is not small against rounding in the gradients.
+    optimizer = {
+        "sgd": keras.optimizers.SGD(0.1),
+        "adam": keras.optimizers.Adam(1e-2, epsilon=1e-2),
+    }[optimizer]
+    model.compile(optimizer, "mse")
+    numbers["loss"] = np.array(model.train_on_batch(inputs, targets)).ravel()[0]
+    for i, v in enumerate(model.variables):
+        if "seed" not in v.path:
+            numbers[f"weights/{i}"] = np.array(v.numpy())
+    for i, (v, old) in enumerate(zip(model.trainable_variables, before, strict=True)):
+        numbers[f"before/{i}"], numbers[f"after/{i}"] = old, np.array(v.numpy())
+    np.savez(folder / f"{keras.backend.backend()}.npz", **numbers)
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]), sys.argv[2])
