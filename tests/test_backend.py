@@ -1,8 +1,10 @@
 """The contract of `keras_gradres.backend`, as its package docstring states it."""
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 
 import keras
 import numpy as np
@@ -162,6 +164,23 @@ def test_losses_are_kept():
     backend.vjp(layer, _tensor(), ops.ones_like)
     losses = [_numpy(loss) for loss in layer.losses]
     np.testing.assert_allclose(losses, [expected], rtol=1e-5)
+
+
+def test_losses_keep_their_ids():
+    # Keras remembers losses by `id`, for longer than it holds them. Were the ids free
+    # to be reused, the next step would now and then miss a loss.
+    if keras.backend.backend() != "jax":
+        pytest.skip("losses outlive the scope that collected them on JAX only")
+    dense = layers.Dense(2, activity_regularizer=keras.regularizers.L2(0.1))
+    layer = _built(keras.Sequential([dense]))
+    scope = keras.StatelessScope(collect_losses=True)
+    with scope:
+        backend.vjp(layer, _tensor(), ops.ones_like)
+    losses = [weakref.ref(loss) for loss in scope.losses]
+    assert len(losses) == 1
+    del scope
+    gc.collect()
+    assert losses[0]() is not None
 
 
 def test_float32_layer_in_a_half_precision_layer_keeps_its_weights():

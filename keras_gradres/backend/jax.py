@@ -32,10 +32,19 @@ class _Overlay(keras.StatelessScope):
         return value
 
 
-# Keras finds a layer's losses in a scope by their `id`. So the losses of the inner
-# trace must not be freed, and their ids not be given to other tensors, before the
-# surrounding scope is.
-_inner_losses: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+# Keras tells whose a loss is by its `id`, which a layer remembers until it is next
+# called. If the loss were freed before that, another layer's loss could be given the
+# same id, and be dropped or counted twice. For each layer: the surrounding scope of
+# its last call, and the losses of all its calls there.
+_remembered: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def _keep_alive(losses, layer, outer_scope):
+    last_scope, kept = _remembered.get(layer, (None, []))
+    if outer_scope is None or last_scope is None or last_scope() is not outer_scope:
+        kept = []
+    reference = None if outer_scope is None else weakref.ref(outer_scope)
+    _remembered[layer] = (reference, [*kept, *losses])
 
 
 def vjp(layer, x, cotangent, *, second_order=False, **call_arguments):
@@ -54,8 +63,7 @@ def vjp(layer, x, cotangent, *, second_order=False, **call_arguments):
         # Not to a container: it may be one that no model knows of.
         owner = (getattr(layer, "layers", None) or [layer])[0]
         owner.add_loss(losses)
-        if scope.original_scope is not None:
-            _inner_losses.setdefault(scope.original_scope, []).append(scope.losses)
+        _keep_alive([*scope.losses, *losses], layer, scope.original_scope)
 
     c = cotangent(y) if callable(cotangent) else cotangent
     (p,) = pullback(jnp.broadcast_to(c, y.shape).astype(y.dtype))

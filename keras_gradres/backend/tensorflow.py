@@ -7,7 +7,7 @@ import tensorflow as tf
 def vjp(layer, x, cotangent, *, second_order=False, **call_arguments):
     if second_order:
         _check_second_derivative(layer)
-    recording = True
+    recording = _tapes_are_recording()
     if not recording and tf.executing_eagerly():
         # Symbolic differentiation does not need a tape, but a graph.
         return tf.function(vjp)(layer, x, cotangent, **call_arguments)
