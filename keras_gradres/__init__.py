@@ -1,6 +1,6 @@
-"""Gradient residual connections for Keras 3, on TensorFlow, JAX and PyTorch."""
+"""Gradient residual connections and gradient adjustment learning for Keras 3."""
 
-from keras_gradres import layers
+from keras_gradres import layers, losses, optimizers
 
-__all__ = ["__version__", "layers"]
+__all__ = ["__version__", "layers", "losses", "optimizers"]
 __version__ = "0.1.0"

@@ -28,17 +28,40 @@ The contract:
       added inside it (activity regularization) are kept, by it or a layer in it.
     - It may be nested, and it works where the surrounding code records no gradients
       (inference), there without leaving anything to be freed later.
+
+`gradient_hook(x, backward, *operands) -> (x, is_pending)`
+
+    Hooks into the gradient that is back-propagated through `x`.
+
+    - `x`: a floating-point tensor. Returned is a tensor of the same values. What
+      replaces `x` by it changes nothing but this: when the gradient `dx` is propagated
+      back through it, `backward(dx, *operands)` is called, in the same Python trace or
+      eager step, and what it returns is propagated on in the place of `dx`, in its
+      dtype.
+    - `operands`: tensors, or nested structures of them, of the forward pass that
+      `backward` needs. No gradient flows through them. All else that it needs of the
+      forward pass must be independent of what is differentiated.
+    - Tensors that `backward` leaves elsewhere may be used after the gradient was taken.
+    - `is_pending()`: whether `backward` may still be called. False where no gradient is
+      recorded, and after what was recorded is gone or its trace is over.
+
+`value_and_grad(function, tensors) -> (value, extra, gradients)`
+
+    `function(tensors)` returns a scalar `value` and `extra`, any structure of tensors;
+    `gradients` are the derivatives of `value` with respect to `tensors`, a list, zero
+    where it does not depend on them. It works inside `backward` of a gradient hook, and
+    nothing that it returns carries a gradient.
 """
 
 import keras
 
 if keras.backend.backend() == "jax":
-    from keras_gradres.backend.jax import vjp
+    from keras_gradres.backend.jax import gradient_hook, value_and_grad, vjp
 elif keras.backend.backend() == "tensorflow":
-    from keras_gradres.backend.tensorflow import vjp
+    from keras_gradres.backend.tensorflow import gradient_hook, value_and_grad, vjp
 elif keras.backend.backend() == "torch":
-    from keras_gradres.backend.torch import vjp
+    from keras_gradres.backend.torch import gradient_hook, value_and_grad, vjp
 else:
-    from keras_gradres.backend.unsupported import vjp
+    from keras_gradres.backend.unsupported import gradient_hook, value_and_grad, vjp
 
-__all__ = ["vjp"]
+__all__ = ["gradient_hook", "value_and_grad", "vjp"]

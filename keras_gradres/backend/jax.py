@@ -1,4 +1,9 @@
-"""JAX: `jax.vjp` of a pure version of the call, whose state is assigned afterwards."""
+"""JAX: `jax.vjp` of a pure version of the call, whose state is assigned afterwards.
+
+The gradient hook is a `jax.custom_vjp`, whose backward function runs at the level
+outside of what is differentiated. (That of `jax.custom_gradient` is traced during the
+forward pass, before the gradient exists.)
+"""
 
 import weakref
 
@@ -68,3 +73,27 @@ def vjp(layer, x, cotangent, *, second_order=False, **call_arguments):
     c = cotangent(y) if callable(cotangent) else cotangent
     (p,) = pullback(jnp.broadcast_to(c, y.shape).astype(y.dtype))
     return y, p if second_order else jax.lax.stop_gradient(p)
+
+
+def gradient_hook(x, backward, *operands):
+    recorded = []
+
+    @jax.custom_vjp
+    def hooked(x, operands):
+        return x
+
+    def forward(x, operands):
+        recorded.append(True)  # Called only where the call is differentiated.
+        return x, operands
+
+    def reverse(operands, dx):
+        recorded.clear()
+        return backward(dx, *operands).astype(dx.dtype), None
+
+    hooked.defvjp(forward, reverse)
+    return hooked(x, operands), lambda: bool(recorded)
+
+
+def value_and_grad(function, tensors):
+    (value, extra), gradients = jax.value_and_grad(function, has_aux=True)(tensors)
+    return value, extra, gradients

@@ -1,5 +1,7 @@
 """TensorFlow: a gradient tape around the one call, `tape.gradient` outside it."""
 
+import weakref
+
 import keras
 import tensorflow as tf
 
@@ -26,6 +28,40 @@ def vjp(layer, x, cotangent, *, second_order=False, **call_arguments):
     if p is None:
         p = tf.zeros_like(x)
     return y, p if second_order else tf.stop_gradient(p)
+
+
+def gradient_hook(x, backward, *operands):
+    @tf.custom_gradient
+    def hooked(x):
+        def reverse(dx):
+            return tf.cast(backward(dx, *operands), dx.dtype)
+
+        alive.append(weakref.ref(reverse))
+        return tf.identity(x), reverse
+
+    alive: list = []
+    graph = tf.compat.v1.get_default_graph() if not tf.executing_eagerly() else None
+    x = hooked(x)
+
+    def is_pending():
+        if graph is not None:
+            return graph is tf.compat.v1.get_default_graph()
+        # A tape, if there is one, holds the backward function.
+        return alive[0]() is not None
+
+    return x, is_pending
+
+
+def value_and_grad(function, tensors):
+    # Copies: the tensors may be what else is recorded here.
+    tensors = [tf.identity(t) for t in tensors]
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(tensors)
+        value, extra = function(tensors)
+    gradients = tape.gradient(
+        value, tensors, unconnected_gradients=tf.UnconnectedGradients.ZERO
+    )
+    return value, extra, [tf.convert_to_tensor(g) for g in gradients]
 
 
 def _tapes_are_recording():

@@ -1,7 +1,9 @@
 """PyTorch: one call of the layer, then `torch.autograd.grad` through its graph."""
 
 import contextlib
+import weakref
 
+import keras
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -38,3 +40,34 @@ def vjp(layer, x, cotangent, *, second_order=False, **call_arguments):
         if p is None:
             p = torch.zeros_like(x)
     return (y, p) if recording else (y.detach(), p)
+
+
+@torch.compiler.disable
+def gradient_hook(x, backward, *operands):
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return x, lambda: False
+
+    def reverse(dx):
+        return backward(dx, *_detached(operands)).to(dx.dtype)
+
+    x = x.view_as(x)  # The hook is on this use of x alone.
+    x.register_hook(reverse)
+    alive = weakref.ref(reverse)  # The graph holds it.
+    return x, lambda: alive() is not None
+
+
+def value_and_grad(function, tensors):
+    # A backward pass, where this is called, records no gradients.
+    with torch.enable_grad():
+        tensors = [t.detach().requires_grad_() for t in tensors]
+        value, extra = function(tensors)
+        gradients = [torch.zeros_like(t) for t in tensors]
+        if value.requires_grad:
+            gradients = torch.autograd.grad(value, tensors, materialize_grads=True)
+    return _detached(value), _detached(extra), list(gradients)
+
+
+def _detached(values):
+    return keras.tree.map_structure(
+        lambda t: t.detach() if isinstance(t, torch.Tensor) else t, values
+    )

@@ -3,9 +3,17 @@
 import keras
 
 
-def vjp(layer, x, cotangent, *, second_order=False, **call_arguments):
+def _refuse(*args, **kwargs):
     raise NotImplementedError(
-        f"The Keras backend '{keras.backend.backend()}' cannot differentiate a layer. "
+        f"The Keras backend '{keras.backend.backend()}' cannot differentiate. "
         "Set the environment variable `KERAS_BACKEND` to 'jax', 'tensorflow' or "
-        f"'torch' before Keras is imported. Received: layer={layer}"
+        "'torch' before Keras is imported."
     )
+
+
+vjp = value_and_grad = _refuse
+
+
+def gradient_hook(x, backward, *operands):
+    # There is no backward pass; values are what they are elsewhere.
+    return x, lambda: False

@@ -1,0 +1,5 @@
+"""Optimizers."""
+
+from keras_gradres.optimizers.gal import GAL
+
+__all__ = ["GAL"]

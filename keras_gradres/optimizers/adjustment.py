@@ -1,0 +1,102 @@
+"""The mathematics of gradient adjustment learning, as functions of tensors.
+
+Eq. 4, 5, 7 and Algorithm 1 of "Gradient Adjusting" (GAL, arXiv 2201.09193), for a model
+output z with loss l(z), an adjustment v = h(z; theta), and a learning rate eta:
+
+    v~ = alpha |dl/dz| v / |v|                              (4)
+    g  = dl/dz + v~                                         (5)
+    l+ = l(z - eta~ g),  eta~ = beta eta                    the tentative step
+    accept v~ if l+ <= l(z)                                 (Algorithm 1, line 7)
+    r  = l+ - l(z) + eta~ <dl/dz, g>                        (7)
+
+The network h is trained to make |r| small; the model gets g where v~ is accepted, and
+dl/dz elsewhere.
+
+Usage, for one loss for each row of z:
+
+    dv = adjustment(dl_dz, h(z), alpha=0.001, axes=(1,))
+    after = loss(z - step * (dl_dz + dv))
+    r = remainder(after, loss(z), inner(dl_dz, dl_dz + dv), step)
+"""
+
+from keras import ops
+
+from keras_gradres.layers import skip
+
+POLICIES = ("less_equal", "less", "always", "never", "improve")
+
+# A vector that is shorter has no direction.
+_EPSILON = 1e-12
+
+
+def adjustment(gradient, v, alpha, axes, normalize=True):
+    """v~ of Eq. 4: `v` brought to `alpha` times the length of the gradient.
+
+    Args:
+        gradient: dl/dz, of any shape.
+        v: The output of the adjustment network, of the same shape.
+        alpha: The length of v~ in units of the gradient's.
+        axes: The axes of the norms.
+        normalize: Whether `v` is divided by its norm.
+
+    Returns:
+        A tensor of the shape of `v`; zero, with a derivative of zero, where the norm of
+        `v` or of `gradient` is below 1e-12.
+    """
+    if normalize:
+        v = ops.where(
+            skip.norm(v, axes, _EPSILON) > _EPSILON,
+            v * skip.inverse_norm(v, axes, _EPSILON),
+            0,
+        )
+    return alpha * skip.norm(gradient, axes, _EPSILON) * v
+
+
+def remainder(after, before, decrease, step):
+    """R of Eq. 7: what the loss does that its first-order Taylor step does not say.
+
+    Args:
+        after: l(z - eta~ g), one number for each sample, or for the batch.
+        before: l(z).
+        decrease: <dl/dz, g>.
+        step: eta~.
+    """
+    return after - before + step * decrease
+
+
+def accepts(policy, after, before, vanilla):
+    """Where the adjustment is used: Algorithm 1, lines 7 to 10.
+
+    Args:
+        policy: `"less_equal"` (line 7): the tentative step does not raise the loss;
+            `"less"`: it lowers it; `"always"` (line 8); `"never"` (line 10);
+            `"improve"` (ours): it lowers the loss more than the step along dl/dz.
+        after: l(z - eta~ g).
+        before: l(z).
+        vanilla: A function that returns l(z - eta~ dl/dz).
+
+    Returns:
+        Booleans of the shape of `after`.
+    """
+    if policy == "less_equal":
+        return after <= before
+    if policy == "less":
+        return after < before
+    if policy == "improve":
+        return after < vanilla()
+    return ops.full_like(after, policy == "always", dtype="bool")
+
+
+def mean(values, weights, axes):
+    """The weighted mean over `axes`, which are kept; zero if all weights are."""
+    weights = ops.broadcast_to(weights, ops.shape(values))
+    total = ops.sum(weights, axis=axes, keepdims=True)
+    return ops.divide_no_nan(
+        ops.sum(weights * values, axis=axes, keepdims=True), total
+    )
+
+
+def cosine(a, b, axes):
+    """The cosine between `a` and `b` over `axes`, which are kept; zero if |a||b| is."""
+    lengths = skip.norm(a, axes, _EPSILON) * skip.norm(b, axes, _EPSILON)
+    return ops.sum(ops.divide_no_nan(a * b, lengths), axis=axes, keepdims=True)

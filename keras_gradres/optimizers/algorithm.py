@@ -1,0 +1,150 @@
+"""Algorithm 1 of GAL for one output of a model: from dl/dz to what is propagated."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+from keras import ops
+
+from keras_gradres.optimizers import adjustment
+
+GRANULARITIES = ("sample", "batch", "reference")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The arguments of `GAL` that Algorithm 1 needs."""
+
+    alpha: float
+    beta: float
+    granularity: str
+    policy: str
+    center: bool
+    normalize: bool
+
+
+class Algorithm1:
+    """One step of Algorithm 1.
+
+    A *sample* is an entry of the unreduced loss: with z of shape (N, Q, 4) and a loss
+    for each box, of shape (N, Q), it is a box. What the losses are multiplied by until
+    they are the number that is differentiated (sample and loss weights, masks, 1 / N,
+    loss scaling) arrives from above, as `weights`. dl/dz of a sample is its gradient
+    without them; what is back-propagated has them.
+
+    Args:
+        settings: The `Settings`.
+        learning_rate: The current rate of the optimizer, a scalar.
+        loss: The function from z to the unreduced losses.
+        z: The output of the model.
+        losses: `loss(z)`, of the shape of the first axes of z, or, if `granularity` is
+            not `"sample"`, of any shape.
+        weights: The derivative of the differentiated number by `losses`.
+        gradient: The derivative of the differentiated number by z.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        learning_rate: Any,
+        loss: Callable,
+        z: Any,
+        losses: Any,
+        weights: Any,
+        gradient: Any,
+    ):
+        self.settings = settings
+        self.loss = loss
+        self.z, self.losses, self.gradient = z, losses, gradient
+        self.step = settings.beta * ops.cast(learning_rate, z.dtype)
+        self.per_sample = settings.granularity == "sample"
+        rank, loss_rank = len(z.shape), len(losses.shape)
+        prefix = tuple(losses.shape) == tuple(z.shape[:loss_rank]) and loss_rank > 0
+        samples = loss_rank if prefix else 1
+        self.sample_axes = tuple(range(samples))
+        self.axes = tuple(range(samples, rank))
+        # With one entry for each sample v / |v| is a sign, and h could never learn.
+        self.whole = None not in z.shape[samples:] and math.prod(z.shape[samples:]) == 1
+        if self.whole:
+            self.axes = tuple(range(rank))
+        self.weights = ops.divide_no_nan(weights, ops.sum(weights))  # Their sum is 1.
+        # The gradient of the loss of a sample, or of the mean loss of the batch.
+        self.scale = self._over(weights) if self.per_sample else ops.sum(weights)
+        self.dl_dz = ops.divide_no_nan(gradient, self.scale)
+        self.before = self._loss_of(losses)
+
+    def remainder(self, v):
+        """The mean of |r| (Eq. 7), and v~ and the tentative loss that it is made of."""
+        settings = self.settings
+        dv = adjustment.adjustment(
+            self.dl_dz, v, settings.alpha, self.axes, settings.normalize
+        )
+        after = self._loss_of(self.loss(self.z - self.step * (self.dl_dz + dv)))
+        decrease = self._inner(self.dl_dz, self.dl_dz + dv)
+        r = ops.abs(adjustment.remainder(after, self.before, decrease, self.step))
+        return (ops.sum(self.weights * r) if self.per_sample else r), dv, after
+
+    def outcome(self, dv, after):
+        """The gradient to propagate, and [accepted, cosine, drift]."""
+        accepted = adjustment.accepts(
+            self.settings.policy,
+            after,
+            self.before,
+            lambda: self._loss_of(self.loss(self.z - self.step * self.dl_dz)),
+        )
+        weights = self._over(self.weights) if self.per_sample else 1 / self._samples()
+        if self.whole:
+            cosine = ops.sum(adjustment.cosine(self.dl_dz, dv, self.axes))
+        else:
+            cosine = ops.sum(
+                weights * adjustment.cosine(self.dl_dz, dv, self.axes)
+            )
+        share = ops.cast(accepted, dv.dtype)
+        rate = ops.sum(self.weights * share) if self.per_sample else share
+        accepted = self._over(accepted) if self.per_sample else accepted
+        weights = ops.where(accepted, weights, 0)
+        common = adjustment.mean(dv, weights, self.sample_axes)
+        length = ops.sqrt(ops.sum(ops.square(dv), axis=self._features(), keepdims=True))
+        drift = ops.divide_no_nan(
+            ops.sqrt(ops.sum(ops.square(common))),
+            ops.sum(adjustment.mean(length, weights, self.sample_axes)),
+        )
+        if self.settings.center:
+            dv = dv - common
+        gradient = ops.where(accepted, self.gradient + self.scale * dv, self.gradient)
+        return gradient, ops.stack([rate, cosine, drift])
+
+    def finite(self, others):
+        """Whether the losses, their gradient and `others` are finite, all of them."""
+        tensors = (self.losses, self.gradient, *others)
+        return ops.all(ops.stack([ops.all(ops.isfinite(t)) for t in tensors]))
+
+    def _loss_of(self, losses):
+        return losses if self.per_sample else ops.sum(self.weights * losses)
+
+    def _inner(self, a, b):
+        if self.per_sample:
+            return ops.sum(a * b, axis=self._features())
+        products = ops.sum(a * b)
+        if self.settings.granularity == "reference":
+            # As in the authors' code: the mean over the samples of the batch, though
+            # dl/dz has been divided by their number already.
+            return products / self._samples()
+        return products
+
+    def _features(self):
+        return tuple(range(len(self.sample_axes), len(self.z.shape)))
+
+    def _samples(self):
+        shape = ops.shape(self.z)
+        count = ops.prod(
+            ops.convert_to_tensor([shape[i] for i in self.sample_axes], "int32")
+        )
+        return ops.cast(count, self.z.dtype)
+
+    def _over(self, values):
+        """One value for each sample, broadcast over its entries of z."""
+        for _ in self._features():
+            values = ops.expand_dims(values, -1)
+        return values
