@@ -60,3 +60,28 @@ def penalty(outputs):
     probe = keras.layers.Identity(activity_regularizer=keras.regularizers.L2(0.1))
     probe(ops.convert_to_tensor(outputs))
     return float(ops.convert_to_numpy(probe.losses[0]))
+
+
+@keras.saving.register_keras_serializable("tests")
+class Assign(keras.optimizers.Optimizer):
+    """Puts the gradient in the place of each variable, where a test can read it."""
+
+    def update_step(self, gradient, variable, learning_rate):
+        self.assign(variable, gradient)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Table(keras.Model):
+    """A model whose output is its own weight, whatever the input."""
+
+    def __init__(self, value, **kwargs):
+        super().__init__(**kwargs)
+        self.value = np.array(value)
+        self.table = self.add_weight(shape=self.value.shape, name="table")
+        self.table.assign(value)
+
+    def call(self, x):
+        return self.table + 0 * ops.sum(x)
+
+    def get_config(self):
+        return {**super().get_config(), "value": self.value.tolist()}

@@ -51,17 +51,42 @@ The contract:
     `gradients` are the derivatives of `value` with respect to `tensors`, a list, zero
     where it does not depend on them. It works inside `backward` of a gradient hook, and
     nothing that it returns carries a gradient.
+
+`uncompiled(function) -> function`
+
+    A decorator for what a compiler of Python code around it, which guards all that it
+    reads and compiles again when that changes, is to call as it is.
 """
 
 import keras
 
 if keras.backend.backend() == "jax":
-    from keras_gradres.backend.jax import gradient_hook, value_and_grad, vjp
+    from keras_gradres.backend.jax import (
+        gradient_hook,
+        uncompiled,
+        value_and_grad,
+        vjp,
+    )
 elif keras.backend.backend() == "tensorflow":
-    from keras_gradres.backend.tensorflow import gradient_hook, value_and_grad, vjp
+    from keras_gradres.backend.tensorflow import (
+        gradient_hook,
+        uncompiled,
+        value_and_grad,
+        vjp,
+    )
 elif keras.backend.backend() == "torch":
-    from keras_gradres.backend.torch import gradient_hook, value_and_grad, vjp
+    from keras_gradres.backend.torch import (
+        gradient_hook,
+        uncompiled,
+        value_and_grad,
+        vjp,
+    )
 else:
-    from keras_gradres.backend.unsupported import gradient_hook, value_and_grad, vjp
+    from keras_gradres.backend.unsupported import (
+        gradient_hook,
+        uncompiled,
+        value_and_grad,
+        vjp,
+    )
 
-__all__ = ["gradient_hook", "value_and_grad", "vjp"]
+__all__ = ["gradient_hook", "uncompiled", "value_and_grad", "vjp"]

@@ -47,6 +47,7 @@ def gradient_hook(x, backward, *operands):
     if not (torch.is_grad_enabled() and x.requires_grad):
         return x, lambda: False
 
+    @torch.compiler.disable  # It is called from the backward pass, not from here.
     def reverse(dx):
         return backward(dx, *_detached(operands)).to(dx.dtype)
 
@@ -71,3 +72,7 @@ def _detached(values):
     return keras.tree.map_structure(
         lambda t: t.detach() if isinstance(t, torch.Tensor) else t, values
     )
+
+
+def uncompiled(function):
+    return torch.compiler.disable(function)

@@ -17,3 +17,7 @@ vjp = value_and_grad = _refuse
 def gradient_hook(x, backward, *operands):
     # There is no backward pass; values are what they are elsewhere.
     return x, lambda: False
+
+
+def uncompiled(function):
+    return function

@@ -74,7 +74,9 @@ _calls = threading.local()
 
 def latest_records():
     """The record of the last call of each living loss in this thread, oldest first."""
-    records = list(vars(_calls).setdefault("records", weakref.WeakKeyDictionary()).values())
+    records = list(
+        vars(_calls).setdefault("records", weakref.WeakKeyDictionary()).values()
+    )
     return sorted(records, key=lambda record: record.number)
 
 
@@ -133,6 +135,7 @@ class AdjustedLoss(keras.losses.Loss):
             y_pred = ops.squeeze(y_pred, -1)
         return self.loss(y_true, y_pred)
 
+    @backend.uncompiled
     def call(self, y_true, y_pred):
         if not keras.ops.is_tensor(y_pred):
             raise ValueError(

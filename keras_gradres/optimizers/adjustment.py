@@ -91,9 +91,7 @@ def mean(values, weights, axes):
     """The weighted mean over `axes`, which are kept; zero if all weights are."""
     weights = ops.broadcast_to(weights, ops.shape(values))
     total = ops.sum(weights, axis=axes, keepdims=True)
-    return ops.divide_no_nan(
-        ops.sum(weights * values, axis=axes, keepdims=True), total
-    )
+    return ops.divide_no_nan(ops.sum(weights * values, axis=axes, keepdims=True), total)
 
 
 def cosine(a, b, axes):

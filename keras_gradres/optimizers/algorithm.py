@@ -97,9 +97,7 @@ class Algorithm1:
         if self.whole:
             cosine = ops.sum(adjustment.cosine(self.dl_dz, dv, self.axes))
         else:
-            cosine = ops.sum(
-                weights * adjustment.cosine(self.dl_dz, dv, self.axes)
-            )
+            cosine = ops.sum(weights * adjustment.cosine(self.dl_dz, dv, self.axes))
         share = ops.cast(accepted, dv.dtype)
         rate = ops.sum(self.weights * share) if self.per_sample else share
         accepted = self._over(accepted) if self.per_sample else accepted

@@ -132,8 +132,8 @@ class GAL(WrapperOptimizer):
         self.activation = keras.activations.get(activation)
         self.granularity, self.policy = granularity, policy
         self.center, self.normalize = center, normalize
-        self.adjustment_optimizer = (
-            adjustment_optimizer and keras.optimizers.get(adjustment_optimizer)
+        self.adjustment_optimizer = adjustment_optimizer and keras.optimizers.get(
+            adjustment_optimizer
         )
         self.seed = seed
         self.output_shapes = output_shapes
@@ -178,6 +178,11 @@ class GAL(WrapperOptimizer):
     # --- the step ---
 
     def scale_loss(self, loss):
+        self._claim()
+        return super().scale_loss(loss)
+
+    @backend.uncompiled
+    def _claim(self):
         records = self._claimable()
         if not self._networks:
             if _in_stateless_scope():
@@ -204,7 +209,6 @@ class GAL(WrapperOptimizer):
                 [ops.convert_to_tensor(v) for v in network.trainable_variables],
                 [ops.convert_to_tensor(v) for v in network.non_trainable_variables],
             )
-        return super().scale_loss(loss)
 
     def _claimable(self):
         records = [r for r in adjusted_loss.latest_records() if r.is_pending()]
@@ -304,6 +308,7 @@ class GAL(WrapperOptimizer):
             for v in self.variables
         ]
 
+    @backend.uncompiled
     def _train_networks(self, step):
         """Algorithm 1, lines 12 to 16, but for networks whose step is not finite."""
         if self.adjustment_optimizer is None:
@@ -390,7 +395,11 @@ def _in_stateless_scope():
 
 
 def _check_number(name, value, expected, valid):
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not valid(value):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not valid(value)
+    ):
         raise ValueError(f"`{name}` must be {expected}. Received: {name}={value}")
 
 

@@ -85,9 +85,7 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
         trainable_variables, new = self.inner_optimizer.stateless_apply(
             [by_id[id(v)] for v in inner], grads, trainable_variables
         )
-        return trainable_variables, {
-            id(v): x for v, x in zip(inner, new, strict=True)
-        }
+        return trainable_variables, {id(v): x for v, x in zip(inner, new, strict=True)}
 
     def scale_loss(self, loss):
         return self.inner_optimizer.scale_loss(loss)

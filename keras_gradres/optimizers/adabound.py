@@ -1,0 +1,118 @@
+"""AdaBound and AMSBound, arXiv 1902.09843 (Algorithms 2 and 3).
+
+    m <- b1 m + (1 - b1) g
+    v <- b2 v + (1 - b2) g^2            AMSBound: the largest v so far below
+    rate <- clip(eta sqrt(1 - b2^t) / (1 - b1^t) / (sqrt(v) + epsilon), low, high)
+    low  = final (1 - 1 / (gamma t + 1))
+    high = final (1 + 1 / (gamma t)),   final = final_learning_rate eta / eta_0
+    w <- w - rate m
+
+The bias correction and the scaling of the final rate with eta are those of the authors'
+code. eta_0 is the rate that the optimizer was made with.
+
+Usage:
+
+    model.compile(optimizer=AdaBound(1e-3, final_learning_rate=0.1), loss="mse")
+"""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("keras_gradres")
+class AdaBound(keras.optimizers.Optimizer):
+    """Adam whose rates are bounded, ever closer, towards that of SGD.
+
+    Args:
+        learning_rate: eta: a float, a schedule, or a callable.
+        final_learning_rate: The rate of SGD in the end.
+        beta_1: The decay of the mean of the gradients, in [0, 1).
+        beta_2: The decay of the mean of their squares, in [0, 1).
+        gamma: How fast the bounds converge, positive.
+        epsilon: A small positive number for stability.
+        amsbound: Whether the largest mean of squares so far is used.
+        base_learning_rate: eta_0; by default the initial `learning_rate`.
+        **kwargs: The arguments of all Keras optimizers.
+    """
+
+    def __init__(
+        self,
+        learning_rate=1e-3,
+        final_learning_rate=0.1,
+        beta_1=0.9,
+        beta_2=0.999,
+        gamma=1e-3,
+        epsilon=1e-8,
+        amsbound=False,
+        base_learning_rate=None,
+        name="adabound",
+        **kwargs,
+    ):
+        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        for argument, value in (("beta_1", beta_1), ("beta_2", beta_2)):
+            if not 0 <= value < 1:
+                raise ValueError(
+                    f"`{argument}` must be in [0, 1). Received: {argument}={value}"
+                )
+        positive = {
+            "final_learning_rate": final_learning_rate,
+            "gamma": gamma,
+            "epsilon": epsilon,
+        }
+        for argument, value in positive.items():
+            if not value > 0:
+                raise ValueError(
+                    f"`{argument}` must be positive. Received: {argument}={value}"
+                )
+        if base_learning_rate is None:
+            base_learning_rate = float(ops.convert_to_numpy(self.learning_rate))
+        self.final_learning_rate = final_learning_rate
+        self.beta_1, self.beta_2 = beta_1, beta_2
+        self.gamma, self.epsilon = gamma, epsilon
+        self.amsbound = amsbound
+        self.base_learning_rate = base_learning_rate
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        self._means = self.add_optimizer_variables(variables, "mean")
+        self._squares = self.add_optimizer_variables(variables, "square")
+        if self.amsbound:
+            self._largest = self.add_optimizer_variables(variables, "largest_square")
+
+    def update_step(self, gradient, variable, learning_rate):
+        dtype = variable.dtype
+        eta = ops.cast(learning_rate, dtype)
+        gradient = ops.cast(gradient, dtype)
+        t = ops.cast(self.iterations + 1, dtype)
+        index = self._get_variable_index(variable)
+        m, v = self._means[index], self._squares[index]
+        self.assign_add(m, (gradient - m) * (1 - self.beta_1))
+        self.assign_add(v, (ops.square(gradient) - v) * (1 - self.beta_2))
+        square = v
+        if self.amsbound:
+            square = self._largest[index]
+            self.assign(square, ops.maximum(square, v))
+        correction = ops.sqrt(1 - ops.power(self.beta_2, t)) / (
+            1 - ops.power(self.beta_1, t)
+        )
+        final = self.final_learning_rate * eta / self.base_learning_rate
+        rate = ops.clip(
+            eta * correction / (ops.sqrt(square) + self.epsilon),
+            final * (1 - 1 / (self.gamma * t + 1)),
+            final * (1 + 1 / (self.gamma * t)),
+        )
+        self.assign_sub(variable, rate * m)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "final_learning_rate": self.final_learning_rate,
+            "beta_1": self.beta_1,
+            "beta_2": self.beta_2,
+            "gamma": self.gamma,
+            "epsilon": self.epsilon,
+            "amsbound": self.amsbound,
+            "base_learning_rate": self.base_learning_rate,
+        }
