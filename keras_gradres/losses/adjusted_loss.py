@@ -95,7 +95,6 @@ class AdjustedLoss(keras.losses.Loss):
         name: The name; by default that of `loss`.
 
     Example:
-
     ```python
     loss = AdjustedLoss(keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.compile(optimizer=GAL("sgd"), loss=loss)

@@ -2,7 +2,7 @@
 
 For a step of any Keras trainer, with z the model's output:
 
-    loss = AdjustedLoss(...)(y, z)      leaves a record, and hooks into the gradient at z
+    loss = AdjustedLoss(...)(y, z)      leaves a record, hooks into the gradient at z
     loss = gal.scale_loss(loss)         claims the record, and reads theta and eta
     gradients = ...                     the hook runs Algorithm 1: dl/dz becomes g, and
                                         d|r|/dtheta is kept
@@ -138,9 +138,9 @@ class GAL(WrapperOptimizer):
         self.seed = seed
         self.output_shapes = output_shapes
         self._network_optimizer = networks.optimizer(self)
-        self._networks = ()
-        self._losses = ()
-        self._step = None
+        self._networks: tuple[keras.Layer, ...] = ()
+        self._losses: tuple[weakref.ref, ...] = ()
+        self._step: _Step | None = None
 
     # --- the networks ---
 

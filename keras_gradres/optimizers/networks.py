@@ -81,7 +81,7 @@ def call(network, z, theta, state):
 
 
 def optimizer(gal):
-    """What trains the networks: the adjustment optimizer, or a copy of the inner one."""
+    """What trains the networks: `adjustment_optimizer`, or a copy of the inner one."""
     if gal.adjustment_optimizer is not None:
         return gal.adjustment_optimizer
     original = gal.inner_optimizer

@@ -1,0 +1,44 @@
+"""Loads a model trained for an epoch, trains another, and writes what came of it."""
+
+import pathlib
+import sys
+
+import keras
+import numpy as np
+from keras import layers
+
+from keras_gradres.losses import AdjustedLoss
+from keras_gradres.optimizers import GAL, Lookahead
+
+
+def make_model():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6,))
+    x = layers.Dense(8, activation="tanh")(inputs)
+    outputs = {"kind": layers.Dense(3, name="kind")(x), "size": layers.Dense(2)(x)}
+    model = keras.Model(inputs, outputs)
+    kind = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    inner = Lookahead(keras.optimizers.Adam(0.05, amsgrad=True), sync_period=3)
+    gal = GAL(inner, alpha=0.5, hidden_units=(8, 4), activation="tanh", seed=1)
+    losses = {"kind": AdjustedLoss(kind), "size": AdjustedLoss("mse")}
+    model.compile(gal, [losses["kind"], losses["size"]])
+    return model
+
+
+def train(model, epochs):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(32, 6)).astype("float32")
+    y = {"kind": rng.integers(0, 3, 32), "size": x[:, :2] ** 2}
+    y = [y["kind"], y["size"]]
+    for _ in range(epochs):
+        model.fit(x, y, batch_size=8, shuffle=False, verbose=0)
+    return {
+        f"{i}/{v.path.split('/')[-1]}": np.array(v.numpy())
+        for i, v in enumerate([*model.variables, *model.optimizer.variables])
+    }
+
+
+if __name__ == "__main__":
+    folder = pathlib.Path(sys.argv[1])
+    loaded = keras.models.load_model(folder / "model.keras")
+    np.savez(folder / "resumed.npz", **train(loaded, epochs=1))
