@@ -25,7 +25,8 @@ class Record:
     Attributes:
         loss: The `AdjustedLoss`.
         shape: The static shape of z.
-        symbolic: Whether the call was one to find shapes and build what is not.
+        scope: In a call to find shapes and to build what is not built, the number of
+            that occasion; else None.
         is_pending: Whether its backward pass may still come.
         adjust: What `GAL` sets to claim the record: a function from (loss function, z,
             losses, their weights, gradient at z) to the gradient to propagate.
@@ -38,7 +39,9 @@ class Record:
         self.is_pending = lambda: False
         with keras.StatelessScope() as scope:
             outer = scope.original_scope
-        self.symbolic = outer is not None and not outer.state_mapping
+        self.scope = None
+        if outer is not None and (outer in _scopes or not outer.state_mapping):
+            self.scope = _scopes.setdefault(outer, next(_numbers))
         self.adjust = None
         self.losses = self.weights = None
 
@@ -69,6 +72,8 @@ class _Hook(keras.Layer):
 
 
 _numbers = itertools.count()
+# Scopes that began without values for variables, as those for finding shapes do.
+_scopes: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 _calls = threading.local()
 
 
@@ -118,7 +123,8 @@ class AdjustedLoss(keras.losses.Loss):
             arguments = {"reduction": inner.reduction, "dtype": inner.dtype}
             default_name = inner.name
         else:
-            default_name = getattr(inner, "__name__", None)
+            # A lambda's is no name for TensorFlow.
+            default_name = getattr(inner, "__name__", "").strip("<>") or None
         super().__init__(name=name or default_name, **arguments)
         self.loss = inner
         self._hook = _Hook(autocast=False)

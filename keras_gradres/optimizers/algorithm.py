@@ -7,6 +7,7 @@ from typing import Any
 
 from keras import ops
 
+from keras_gradres.layers import arguments
 from keras_gradres.optimizers import adjustment
 
 GRANULARITIES = ("sample", "batch", "reference")
@@ -59,9 +60,16 @@ class Algorithm1:
         self.z, self.losses, self.gradient = z, losses, gradient
         self.step = settings.beta * ops.cast(learning_rate, z.dtype)
         self.per_sample = settings.granularity == "sample"
-        rank, loss_rank = len(z.shape), len(losses.shape)
-        prefix = tuple(losses.shape) == tuple(z.shape[:loss_rank]) and loss_rank > 0
-        samples = loss_rank if prefix else 1
+        rank, samples = len(z.shape), len(losses.shape)
+        if not samples or not arguments.may_be_equal(losses.shape, z.shape[:samples]):
+            if self.per_sample:
+                raise ValueError(
+                    "`granularity='sample'` needs an unreduced loss, of the shape of "
+                    "the first axes of the output. Use `granularity='batch'` for this "
+                    f"one. Received: losses of shape {tuple(losses.shape)} for an "
+                    f"output of shape {tuple(z.shape)}"
+                )
+            samples = 1
         self.sample_axes = tuple(range(samples))
         self.axes = tuple(range(samples, rank))
         # With one entry for each sample v / |v| is a sign, and h could never learn.

@@ -16,6 +16,7 @@ Usage:
     model.fit(x, y)
 """
 
+import copy
 import functools
 import weakref
 
@@ -91,6 +92,8 @@ class GAL(WrapperOptimizer):
         name: The name of the optimizer.
 
     Attributes:
+        networks: The adjustment networks, one for each adjusted loss, once they are
+            built.
         diagnostics: Of the last step: the mean `remainder` |r|, the fraction
             `accepted`, the mean `cosine` between dl/dz and the adjustment, and the
             `drift`, the length of the mean adjustment in units of the mean length; and
@@ -138,7 +141,7 @@ class GAL(WrapperOptimizer):
         self.seed = seed
         self.output_shapes = output_shapes
         self._network_optimizer = networks.optimizer(self)
-        self._networks: tuple[keras.Layer, ...] = ()
+        self.networks: tuple[keras.Layer, ...] = ()
         self._losses: tuple[weakref.ref, ...] = ()
         self._step: _Step | None = None
 
@@ -146,13 +149,14 @@ class GAL(WrapperOptimizer):
 
     def build(self, variables):
         super().build(variables)
-        if self._networks:
+        if self.networks:
             return
         if self.output_shapes is None:
             # A trainer that builds its parts symbolically has just done so.
-            records = [r for r in adjusted_loss.latest_records() if r.symbolic]
-            records = [r for r in records if _owner(r) in (None, self)]
-            if records:
+            records = adjusted_loss.latest_records()
+            last = records[-1].scope if records else None
+            records = [r for r in records if r.scope == last and not _owner(r)]
+            if records and last is not None:
                 self._own(records)
                 self._build_networks([r.shape for r in records])
         else:
@@ -160,19 +164,19 @@ class GAL(WrapperOptimizer):
 
     def _build_networks(self, shapes):
         self.output_shapes = [(None, *shape[1:]) for shape in shapes]
-        self._networks = networks.build(self)
+        self.networks = networks.build(self)
         self._network_optimizer.build(self._thetas())
         self._measures = self.add_variable((len(shapes), len(MEASURES)), name="gal")
 
     def _thetas(self):
-        return [v for network in self._networks for v in network.trainable_variables]
+        return [v for network in self.networks for v in network.trainable_variables]
 
     @property
     def variables(self):
         return [
             *super().variables,
             *self._network_optimizer.variables,
-            *(v for network in self._networks for v in network.variables),
+            *(v for network in self.networks for v in network.variables),
         ]
 
     # --- the step ---
@@ -184,7 +188,7 @@ class GAL(WrapperOptimizer):
     @backend.uncompiled
     def _claim(self):
         records = self._claimable()
-        if not self._networks:
+        if not self.networks:
             if _in_stateless_scope():
                 raise ValueError(
                     "GAL does not know the shapes of the outputs that it adjusts, and "
@@ -192,22 +196,22 @@ class GAL(WrapperOptimizer):
                     f"`output_shapes={[(None, *r.shape[1:]) for r in records]}`."
                 )
             self._build_networks([r.shape for r in records])
-        if len(self._networks) < len(records):
+        if len(self.networks) < len(records):
             raise ValueError(
-                f"GAL was built for {len(self._networks)} adjusted losses. "
+                f"GAL was built for {len(self.networks)} adjusted losses. "
                 f"Received: {len(records)} in this step. Make a new GAL."
             )
         # Read here: inside the hooks, variables are not to be had on each backend.
-        rate = ops.convert_to_tensor(self.inner_optimizer.learning_rate)
+        rate = _read(self.inner_optimizer.learning_rate)
         self._step = _Step(rate, records)
         for record in records:
-            network = self._networks[self._index(record)]
+            network = self.networks[self._index(record)]
             record.adjust = functools.partial(
                 self._adjust,
                 self._step,
                 self._index(record),
-                [ops.convert_to_tensor(v) for v in network.trainable_variables],
-                [ops.convert_to_tensor(v) for v in network.non_trainable_variables],
+                [_read(v) for v in network.trainable_variables],
+                [_read(v) for v in network.non_trainable_variables],
             )
 
     def _claimable(self):
@@ -242,8 +246,6 @@ class GAL(WrapperOptimizer):
 
     def _adjust(self, step, index, theta, state, loss, z, losses, weights, gradient):
         """The hook at z: Algorithm 1."""
-        if self.granularity == "sample":
-            _check_per_sample(losses, z)
         algorithm = Algorithm1(
             Settings(
                 self.alpha,
@@ -263,7 +265,7 @@ class GAL(WrapperOptimizer):
 
         def objective(theta):
             v, new_state, penalty = networks.call(
-                self._networks[index], z, theta, state
+                self.networks[index], z, theta, state
             )
             remainder, dv, after = algorithm.remainder(v)
             return remainder + penalty, (remainder, v, dv, after, new_state)
@@ -313,14 +315,14 @@ class GAL(WrapperOptimizer):
         """Algorithm 1, lines 12 to 16, but for networks whose step is not finite."""
         if self.adjustment_optimizer is None:
             networks.follow(self._network_optimizer, step.learning_rate)
-        measures = [self._measures[i] for i in range(len(self._networks))]
+        measures = [self._measures[i] for i in range(len(self.networks))]
         gradients, variables, restored = [], [], []
         for index, (finite, dtheta, state, found) in step.results.items():
-            network = self._networks[index]
+            network = self.networks[index]
             for v, g in zip(network.trainable_variables, dtheta, strict=True):
                 gradients.append(ops.where(finite, g, 0))
                 variables.append(v)
-                restored.append((finite, v, ops.copy(v.value)))
+                restored.append((finite, v, _read(v)))
             for v, new in zip(network.non_trainable_variables, state, strict=True):
                 v.assign(ops.where(finite, new, v.value))
             old = measures[index]
@@ -335,7 +337,7 @@ class GAL(WrapperOptimizer):
 
     @property
     def diagnostics(self):
-        if not self._networks:
+        if not self.networks:
             return {}
         rows = ops.convert_to_numpy(self._measures)
         if len(rows) == 1:
@@ -375,7 +377,7 @@ class GAL(WrapperOptimizer):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        config = dict(config)
+        config = copy.deepcopy(config)  # Deserialization changes what it is given.
         for name in ("network", "adjustment_optimizer"):
             if config.get(name) is not None:
                 config[name] = keras.saving.deserialize_keras_object(
@@ -387,6 +389,11 @@ class GAL(WrapperOptimizer):
 def _owner(record):
     owner = _owners.get(record.loss())
     return owner and owner()
+
+
+def _read(value):
+    """The value of a variable now, as a tensor that later assignments leave alone."""
+    return ops.copy(value.value if isinstance(value, keras.Variable) else value)
 
 
 def _in_stateless_scope():
@@ -406,16 +413,3 @@ def _check_number(name, value, expected, valid):
 def _check_choice(name, value, choices):
     if value not in choices:
         raise ValueError(f"`{name}` must be one of {choices}. Received: {name}={value}")
-
-
-def _check_per_sample(losses, z):
-    rank = len(losses.shape)
-    sizes = zip(losses.shape, z.shape, strict=False)
-    if rank and rank <= len(z.shape) and all(a == b for a, b in sizes):
-        return
-    raise ValueError(
-        "`granularity='sample'` needs a loss that is unreduced, whose shape is that of "
-        "the first axes of the output. Use `granularity='batch'` for this loss. "
-        f"Received: losses of shape {tuple(losses.shape)} for an output of shape "
-        f"{tuple(z.shape)}"
-    )

@@ -1,5 +1,7 @@
 """What optimizers around another optimizer have in common."""
 
+import copy
+
 import keras
 
 
@@ -118,7 +120,7 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        config = dict(config)
+        config = copy.deepcopy(config)  # Deserialization changes what it is given.
         config["inner_optimizer"] = keras.saving.deserialize_keras_object(
             config["inner_optimizer"], custom_objects=custom_objects
         )
