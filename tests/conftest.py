@@ -20,5 +20,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 def _fresh_keras():
     import keras
 
-    keras.utils.clear_session()
+    # Not its garbage collection, which takes longer than most tests.
+    keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)

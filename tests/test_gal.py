@@ -103,6 +103,82 @@ def test_one_step_by_hand(granularity):
         np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)
 
 
+# --- the gradient of the remainder ---
+
+
+def _remainder(theta, z, y, share, loss, granularity, alpha, step):
+    """The mean |r| of Eq. 7 in float64 for v = z k + b."""
+    kernel, bias = theta
+    losses, dl_dz = loss(z, y)
+    present = share[:, None] > 0
+    u = present * dl_dz if granularity == "sample" else share[:, None] * dl_dz
+    v = present * (z @ kernel + bias) if z.shape[1] == 1 else z @ kernel + bias
+    # One number is all of the output: norms are over the batch.
+    axis = (0, 1) if z.shape[1] == 1 else (1,)
+    length = np.sqrt((v**2).sum(axis, keepdims=True))
+    g = u + alpha * np.sqrt((u**2).sum(axis, keepdims=True)) * v / length
+    change = loss(z - step * g, y)[0] - losses
+    decrease = step * (u * g).sum(1)
+    if granularity == "sample":
+        return (share * np.abs(change + decrease)).sum()
+    if granularity == "reference":
+        decrease = decrease / len(z)
+    return np.abs((share * change).sum() + decrease.sum())
+
+
+def _quartic(z, y):
+    return ((z - y) ** 4).mean(1), 4 * (z - y) ** 3 / z.shape[1]
+
+
+@pytest.mark.parametrize("granularity", ["sample", "batch", "reference"])
+@pytest.mark.parametrize("size", [1, 3])
+def test_remainder_gradient_against_finite_differences(size, granularity):
+    rng = np.random.default_rng(3)
+    z = rng.normal(size=(5, size)).astype("float32")
+    theta = [rng.normal(size=s).astype("float32") for s in ((size, size), (size,))]
+    if size == 1:
+        y = rng.normal(size=(5, 1)).astype("float32")
+        # Keras has none that is steeper than a square.
+        loss, numpy_loss = lambda y, z: ops.mean((z - y) ** 4, -1), _quartic
+    else:
+        y = rng.integers(0, size, 5)
+        loss, numpy_loss = _cross_entropy(), _softmax_cross_entropy
+    weight = np.array([1, 0, 2, 0.5, 1], "float32")
+    network = _linear(theta[:1], theta[1:])
+    gal = GAL(
+        Assign(1.0),
+        alpha=0.7,
+        beta=3.0,
+        network=network,
+        granularity=granularity,
+        adjustment_optimizer=Assign(1.0),
+    )
+    model = Table(z)
+    model.compile(gal, AdjustedLoss(loss), jit_compile=False)
+    model.train_on_batch(np.zeros((5, 1)), y, sample_weight=weight)
+
+    share = weight.astype("float64") / weight.sum()
+    theta = [t.astype("float64") for t in theta]
+
+    def remainder(theta):
+        arguments = (z.astype("float64"), y, share, numpy_loss, granularity)
+        return _remainder(theta, *arguments, alpha=0.7, step=3.0)
+
+    np.testing.assert_allclose(gal.diagnostics["remainder"], remainder(theta), 1e-4)
+    for i, found in enumerate(network.get_weights()):
+        expected = np.zeros_like(theta[i])
+        for index in np.ndindex(*expected.shape):
+            values = []
+            for sign in (1, -1):
+                moved = [t.copy() for t in theta]
+                moved[i][index] += sign * 1e-6
+                values.append(remainder(moved))
+            expected[index] = (values[0] - values[1]) / 2e-6
+        scale = np.abs(expected).max()
+        assert scale > 1e-3
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5 * scale)
+
+
 # --- Algorithm 1 in NumPy ---
 
 

@@ -1,5 +1,6 @@
 """Everything that Keras offers keeps working around GAL."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -85,28 +86,43 @@ INNER = {
 NOT_ADJUSTING = {
     "alpha": {"alpha": 0.0},
     "never": {"alpha": 0.5, "policy": "never"},
-    # Tentative steps that are far too long: rejected, each of them.
-    "rejected": {"alpha": 1.0, "beta": 1e5},
+    # Tentative steps that are far too long: a squared error rejects each of them.
+    "rejected": {"alpha": 0.5, "beta": 1e5},
 }
+CASES = [
+    *(("alpha", inner) for inner in INNER),
+    *((name, inner) for name in ("never", "rejected") for inner in ("sgd", "ema")),
+]
 
 
-@pytest.mark.parametrize("inner", INNER)
-@pytest.mark.parametrize("name", NOT_ADJUSTING)
-def test_without_adjustment_it_is_the_inner_optimizer(inner, name):
+@pytest.mark.parametrize(("name", "inner"), CASES)
+def test_without_adjustment_it_is_the_inner_optimizer(name, inner):
     # To the bit. The network is trained all the same, unless alpha is 0.
-    expected = _fit(INNER[inner](), _loss())
-    gal = GAL(INNER[inner](), **NOT_ADJUSTING[name])
-    found = _fit(gal)
+    def train(optimizer, loss):
+        model = _model()
+        model.compile(optimizer, loss, jit_compile=False)
+        x, _ = _data(24)
+        model.fit(x, x[:, :3], batch_size=4, shuffle=False, verbose=0)
+        return model
+
+    gal = GAL(INNER[inner](), seed=0, **NOT_ADJUSTING[name])
+    expected = train(INNER[inner](), "mse")
+    found = train(gal, AdjustedLoss("mse"))
     _assert_same(found.get_weights(), expected.get_weights())
     assert gal.diagnostics["accepted"] == {"alpha": 1, "never": 0, "rejected": 0}[name]
     assert int(gal.iterations) == int(expected.optimizer.iterations)
+    biases = [v.numpy() for v in _networks(gal) if "bias" in v.path]
+    assert all(b.any() == (name != "alpha") for b in biases)
 
 
 @pytest.mark.parametrize("mode", MODES, ids=MODE_IDS)
 def test_without_adjustment_in_each_mode(mode):
     expected = _fit(optimizers.Adam(0.01), _loss(), mode=mode)
     found = _fit(GAL(optimizers.Adam(0.01), policy="never"), mode=mode)
-    _assert_same(found.get_weights(), expected.get_weights())
+    # torch.compile cuts its kernels at the hooks, and rounds otherwise.
+    cut = keras.backend.backend() == "torch" and mode.get("jit_compile")
+    tolerance = {"rtol": 1e-5, "atol": 1e-6} if cut else {}
+    _assert_same(found.get_weights(), expected.get_weights(), **tolerance)
 
 
 @pytest.mark.parametrize("inner", INNER)
@@ -677,10 +693,11 @@ def test_config_round_trip(built):
         )  # fmt: skip
         if built:
             _fit(gal)
+        # As JSON: Keras makes lists of the tuples in the config of a built network.
         config = gal.get_config()
-        assert GAL.from_config(config).get_config() == config
         revived = optimizers.deserialize(optimizers.serialize(gal))
-        assert revived.get_config() == config
+        for other in (GAL.from_config(config), revived):
+            assert json.dumps(other.get_config()) == json.dumps(config)
 
 
 def test_set_weights_and_load_own_variables():

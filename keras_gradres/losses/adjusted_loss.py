@@ -30,6 +30,7 @@ class Record:
         is_pending: Whether its backward pass may still come.
         adjust: What `GAL` sets to claim the record: a function from (loss function, z,
             losses, their weights, gradient at z) to the gradient to propagate.
+        later: A weak reference to a later call while this one was pending.
     """
 
     def __init__(self, loss, shape):
@@ -43,6 +44,7 @@ class Record:
         if outer is not None and (outer in _scopes or not outer.state_mapping):
             self.scope = _scopes.setdefault(outer, next(_numbers))
         self.adjust = None
+        self.later = None
         self.losses = self.weights = None
 
     def keep(self, weights, losses):
@@ -55,6 +57,13 @@ class Record:
         losses, weights = self.losses, self.weights
         self.losses = self.weights = None  # Not to be held longer than the step.
         if self.adjust is None:
+            later = self.later and self.later()
+            if later and later.adjust is not None:
+                raise RuntimeError(
+                    f"The `AdjustedLoss` '{later.loss().name}' was called twice in one "
+                    "step of GAL, which adjusts the last call only. Use one "
+                    "`AdjustedLoss` for each term of the loss."
+                )
             return gradient
         function = self.loss().inner_function
         return self.adjust(lambda z: function(y_true, z), z, losses, weights, gradient)
@@ -100,6 +109,7 @@ class AdjustedLoss(keras.losses.Loss):
         name: The name; by default that of `loss`.
 
     Example:
+
     ```python
     loss = AdjustedLoss(keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.compile(optimizer=GAL("sgd"), loss=loss)
@@ -149,6 +159,9 @@ class AdjustedLoss(keras.losses.Loss):
             )
         record = Record(self, tuple(y_pred.shape))
         latest_records()
+        before = _calls.records.get(self)
+        if before is not None and before.is_pending():
+            before.later = weakref.ref(record)
         _calls.records[self] = record
         z, record.is_pending = backend.gradient_hook(
             y_pred, record.backward, y_pred, y_true

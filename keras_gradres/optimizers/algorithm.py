@@ -69,7 +69,9 @@ class Algorithm1:
                     f"one. Received: losses of shape {tuple(losses.shape)} for an "
                     f"output of shape {tuple(z.shape)}"
                 )
-            samples = 1
+            samples = 0
+        separate = samples > 0
+        samples = max(samples, 1)
         self.sample_axes = tuple(range(samples))
         self.axes = tuple(range(samples, rank))
         # With one entry for each sample v / |v| is a sign, and h could never learn.
@@ -77,6 +79,8 @@ class Algorithm1:
         if self.whole:
             self.axes = tuple(range(rank))
         self.weights = ops.divide_no_nan(weights, ops.sum(weights))  # Their sum is 1.
+        # Masked samples: they would count in a norm over the batch.
+        self.absent = self._over(weights) == 0 if separate else False
         # The gradient of the loss of a sample, or of the mean loss of the batch.
         self.scale = self._over(weights) if self.per_sample else ops.sum(weights)
         self.dl_dz = ops.divide_no_nan(gradient, self.scale)
@@ -86,7 +90,11 @@ class Algorithm1:
         """The mean of |r| (Eq. 7), and v~ and the tentative loss that it is made of."""
         settings = self.settings
         dv = adjustment.adjustment(
-            self.dl_dz, v, settings.alpha, self.axes, settings.normalize
+            self.dl_dz,
+            ops.where(self.absent, 0, v),
+            settings.alpha,
+            self.axes,
+            settings.normalize,
         )
         after = self._loss_of(self.loss(self.z - self.step * (self.dl_dz + dv)))
         decrease = self._inner(self.dl_dz, self.dl_dz + dv)

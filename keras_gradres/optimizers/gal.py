@@ -264,9 +264,7 @@ class GAL(WrapperOptimizer):
         )
 
         def objective(theta):
-            v, new_state, penalty = networks.call(
-                self.networks[index], z, theta, state
-            )
+            v, new_state, penalty = networks.call(self.networks[index], z, theta, state)
             remainder, dv, after = algorithm.remainder(v)
             return remainder + penalty, (remainder, v, dv, after, new_state)
 
@@ -278,6 +276,7 @@ class GAL(WrapperOptimizer):
         step.results[index] = (finite, dtheta, new_state, measures)
         return ops.where(finite, adjusted, gradient)
 
+    @backend.uncompiled
     def _take_step(self):
         step, self._step = self._step, None
         if step is None or len(step.results) < len(step.records):
@@ -289,6 +288,8 @@ class GAL(WrapperOptimizer):
                 "`GAL(LossScaleOptimizer(inner))` with "
                 "`model.compile(..., auto_scale_loss=False)`."
             )
+        for record in step.records:
+            record.adjust = None  # What it holds is of this step.
         return step
 
     def apply(self, grads, trainable_variables=None):

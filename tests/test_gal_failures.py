@@ -1,0 +1,251 @@
+"""What cannot work raises and says what to write; what is not finite does no harm."""
+
+import gc
+
+import keras
+import numpy as np
+import pytest
+from helpers import Assign, Table
+from keras import layers, ops
+
+from keras_gradres.losses import AdjustedLoss
+from keras_gradres.optimizers import GAL, Lookahead
+
+X = np.zeros((2, 1), "float32")
+Z = np.array([[1.0, 2.0], [3.0, -1.0]], "float32")
+Y = np.array([[0.0, 1.0], [1.0, 1.0]], "float32")
+
+
+def _train(gal, loss, z=Z, y=Y, **arguments):
+    model = Table(z)
+    model.compile(gal, loss, **arguments)
+    model.train_on_batch(X, y)
+    return model
+
+
+WRONG = {
+    "alpha below": ({"alpha": -0.1}, r"`alpha` must be in \[0, 1\]. Received: alpha"),
+    "alpha above": ({"alpha": 2}, r"`alpha` must be in \[0, 1\]. Received: alpha=2"),
+    "alpha nan": ({"alpha": float("nan")}, "`alpha` must be in"),
+    "alpha text": ({"alpha": "0.1"}, "`alpha` must be in"),
+    "beta zero": ({"beta": 0}, "`beta` must be positive. Received: beta=0"),
+    "beta below": ({"beta": -1.0}, "`beta` must be positive"),
+    "beta infinite": ({"beta": float("inf")}, "`beta` must be positive"),
+    "hidden zero": ({"hidden_units": (8, 0)}, "`hidden_units` must be a list of pos"),
+    "hidden number": ({"hidden_units": 8}, "`hidden_units` must be a list of pos"),
+    "hidden float": ({"hidden_units": (8.0,)}, "`hidden_units` must be a list of pos"),
+    "policy": ({"policy": "sometimes"}, "`policy` must be one of .*less_equal"),
+    "granularity": ({"granularity": "row"}, "`granularity` must be one of .*batch"),
+    "network": ({"network": "mlp"}, "`network` must be a Keras layer"),
+    "no networks": ({"network": []}, "`network` must be a Keras layer"),
+    "two widths": (
+        {"network": layers.Dense(2), "hidden_units": (2,)},
+        "Only one of `network` and `hidden_units`",
+    ),
+    "shapes": ({"output_shapes": (None, 2)}, "`output_shapes` must be a list with"),
+    "inner": ({"inner_optimizer": 3}, "`inner_optimizer` must be|Could not interpret"),
+    "gal in gal": ({"inner_optimizer": GAL("sgd")}, "must not be a `GAL` itself"),
+    "activation": ({"activation": "no_such_one"}, "Could not interpret activation"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_arguments(name):
+    arguments, message = WRONG[name]
+    with pytest.raises(ValueError, match=message):
+        GAL(**arguments)
+
+
+def test_no_adjusted_loss():
+    with pytest.raises(ValueError, match="found no `AdjustedLoss` in this step.*compi"):
+        _train(GAL("sgd"), "mse")
+    # Nor is one that was evaluated, or is another model's, taken for it.
+    other = Table(Z)
+    other.compile(loss=AdjustedLoss("mse"))
+    other.evaluate(X, Y, verbose=0)
+    with pytest.raises(ValueError, match="found no `AdjustedLoss`"):
+        _train(GAL("sgd"), "mse")
+
+
+def test_step_without_scale_loss():
+    model = _train(GAL("sgd"), AdjustedLoss("mse"))
+    with pytest.raises(RuntimeError, match="gradient of `gal.scale_loss"):
+        model.optimizer.apply([Z], model.trainable_variables)
+
+
+@pytest.mark.parametrize("by", ["hand", "policy"])
+def test_loss_scale_optimizer_around_gal(by):
+    gal = GAL("sgd")
+    if by == "hand":
+        gal = keras.optimizers.LossScaleOptimizer(gal)
+    else:
+        keras.config.set_dtype_policy("mixed_float16")
+    try:
+        with pytest.raises(RuntimeError, match="auto_scale_loss=False"):
+            _train(gal, AdjustedLoss("mse"))
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def test_network_of_another_shape():
+    with pytest.raises(ValueError, match="`network` must return a tensor of the shape"):
+        _train(GAL("sgd", network=layers.Dense(3)), AdjustedLoss("mse"))
+
+
+def test_network_built_for_another_shape():
+    network = layers.Dense(2)
+    network.build((None, 5))
+    with pytest.raises(ValueError, match="`network`|incompatible|dimension"):
+        _train(GAL("sgd", network=network), AdjustedLoss("mse"))
+
+
+def test_number_of_networks():
+    gal = GAL("sgd", network=[layers.Dense(2), layers.Dense(2)])
+    with pytest.raises(ValueError, match="a list of 1 networks.*Received: 2"):
+        _train(gal, AdjustedLoss("mse"))
+
+
+def test_loss_of_the_batch_with_granularity_sample():
+    def reduced(y_true, y_pred):
+        return ops.mean(ops.square(y_true - y_pred))
+
+    with pytest.raises(ValueError, match="Use `granularity='batch'`"):
+        _train(GAL("sgd"), AdjustedLoss(reduced))
+    model = _train(GAL("sgd", granularity="batch"), AdjustedLoss(reduced))
+    assert np.abs(model.table.numpy() - Z).max() > 0
+
+
+@pytest.mark.parametrize("wrapper", [GAL, Lookahead])
+def test_inner_optimizer_in_use(wrapper):
+    inner = keras.optimizers.SGD()
+    _train(inner, "mse")
+    with pytest.raises(ValueError, match=r"must not be built.*Make a new one"):
+        wrapper(inner)
+    # Or is used between its being given and its first step.
+    inner = keras.optimizers.SGD()
+    first, second = wrapper(inner), wrapper(inner)
+    first.build(Table(Z).trainable_variables)
+    with pytest.raises(ValueError, match="must not be built"):
+        second.build(Table(Z).trainable_variables)
+
+
+@pytest.mark.parametrize("wrapper", [GAL, Lookahead])
+def test_optimizer_of_two_models(wrapper):
+    optimizer = wrapper("sgd")
+    optimizer.build(Table(Z).trainable_variables)
+    with pytest.raises(ValueError, match="is already built.*Make a new one"):
+        optimizer.build(Table(Z).trainable_variables)
+
+
+def test_two_gals_for_one_loss():
+    loss = AdjustedLoss("mse")
+    model = _train(GAL("sgd", name="first"), loss)
+    with pytest.raises(ValueError, match="belongs to the GAL 'first'.*for each GAL"):
+        _train(GAL("sgd"), loss)
+    # An optimizer that is gone has left it.
+    del model
+    gc.collect()
+    _train(GAL("sgd"), loss)
+
+
+def test_one_loss_twice_in_a_step():
+    class Twice(Table):
+        def compute_loss(self, x, y, y_pred, sample_weight, training=True):
+            loss = self.adjusted
+            return loss(y, y_pred) + loss(y, 2 * y_pred)
+
+    model = Twice(Z)
+    model.adjusted = AdjustedLoss("mse")
+    model.compile(GAL("sgd", output_shapes=[(None, 2)]))
+    with pytest.raises(RuntimeError, match="was called twice in one step"):
+        model.train_on_batch(X, Y)
+
+
+def test_more_losses_than_networks():
+    class Growing(Table):
+        more = False
+
+        def compute_loss(self, x, y, y_pred, sample_weight, training=True):
+            loss = self.first(y, y_pred)
+            return loss + self.second(y, y_pred) if self.more else loss
+
+    model = Growing(Z)
+    model.first, model.second = AdjustedLoss("mse"), AdjustedLoss("mse")
+    model.more = True
+    model.compile(GAL("sgd", output_shapes=[(None, 2)]), run_eagerly=True)
+    with pytest.raises(ValueError, match="built for 1 adjusted losses.*Received: 2"):
+        model.train_on_batch(X, Y)
+
+
+def test_weights_of_another_optimizer():
+    gal = _train(GAL("sgd"), AdjustedLoss("mse")).optimizer
+    with pytest.raises(ValueError, match="`weights` must have"):
+        gal.set_weights([np.zeros(3)])
+
+
+# --- what is not finite ---
+
+
+class Where(keras.Layer):
+    """A network of one weight, whose output is `value` where z is above 100."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def build(self, input_shape):
+        self.scale = self.add_weight(shape=(2,), initializer="ones", name="scale")
+
+    def call(self, z):
+        return self.scale * ops.where(z > 100, self.value, 1.0)
+
+
+def _steps(z, y, network, loss="mse", **arguments):
+    """Weights, theta and the number of dropped steps after a bad and a good step."""
+    optimizer = Assign(0.1)
+    if network is not None:
+        optimizer = GAL(
+            optimizer, alpha=0.5, policy="always", network=network,
+            adjustment_optimizer=keras.optimizers.SGD(0.1, momentum=0.9),
+        )  # fmt: skip
+        loss = AdjustedLoss(loss)
+    model = Table(z)
+    model.compile(optimizer, loss, **arguments)
+    found = []
+    for targets in (y, Y):
+        model.train_on_batch(X, targets)
+        found.append(model.table.numpy().copy())
+        if network is not None:
+            found.append(network.scale.numpy().copy())
+            assert np.isfinite(list(optimizer.diagnostics.values())).all()
+            found.append(optimizer.diagnostics["dropped"])
+        model.table.assign(Z)
+    return found
+
+
+NOT_FINITE = {
+    "loss": (Z, np.array([[np.nan, 0], [0, 0]], "float32"), 1.0),
+    "overflow": (Z, np.array([[1e30, 0], [0, 0]], "float32"), 1.0),
+    "network": (np.array([[200.0, 0], [0, 1]], "float32"), Y, np.nan),
+    "infinite network": (np.array([[200.0, 0], [0, 1]], "float32"), Y, np.inf),
+}
+
+
+@pytest.mark.parametrize("eager", [False, True])
+@pytest.mark.parametrize("name", NOT_FINITE)
+def test_step_that_is_not_finite(name, eager):
+    z, y, value = NOT_FINITE[name]
+    expected = _steps(z, y, None, run_eagerly=eager)
+    table, theta, dropped, after, theta_after, still = _steps(
+        z, y, Where(value), run_eagerly=eager
+    )
+    # As the inner optimizer alone would, and theta as it was.
+    np.testing.assert_array_equal(table, expected[0])
+    np.testing.assert_array_equal(theta, [1, 1])
+    assert dropped == 1
+    # And on, as if it had not been: the state of the optimizers is that of a start.
+    clean, theta_clean, none, *_ = _steps(Z, Y, Where(value), run_eagerly=eager)
+    assert (still, none) == (1, 0)
+    np.testing.assert_array_equal(after, clean)
+    np.testing.assert_array_equal(theta_after, theta_clean)
+    assert (theta_after != 1).any()
