@@ -12,6 +12,8 @@ from keras_gradres.layers import (
     GradientResidualConv,
     GradientResidualDense,
 )
+from keras_gradres.losses import AdjustedLoss
+from keras_gradres.optimizers import GAL, Lookahead
 
 
 def make_model():
@@ -42,6 +44,31 @@ def make_model():
     y = GradientResidual(layers.LSTM(4, return_sequences=True))(masked)
     y = GradientResidualDense(activation="tanh", second_order=True)(y)
     return keras.Model([image, steps], [x, y])
+
+
+def gal_numbers(optimizer):
+    """The weights of a model and of its adjustment network after five steps of GAL."""
+    rng = np.random.default_rng(2)
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(5, "tanh")])
+    model.add(layers.Dense(3))
+    network = keras.Sequential([layers.Dense(4, "tanh"), layers.Dense(3)])
+    network.build((None, 3))
+    for part in (model, network):
+        part.set_weights([rng.normal(size=w.shape) for w in part.get_weights()])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    gal = GAL(Lookahead(optimizer, sync_period=2), alpha=0.5, network=network)
+    model.compile(gal, AdjustedLoss(loss))
+    x, y = rng.normal(size=(40, 6)).astype("float32"), rng.integers(0, 3, 40)
+    weight = rng.uniform(size=40).astype("float32")
+    before = network.get_weights()
+    model.fit(x, y, 8, sample_weight=weight, shuffle=False, verbose=0)
+    numbers = {
+        f"gal/weights/{i}": w
+        for i, w in enumerate([*model.get_weights(), *network.get_weights()])
+    }
+    for i, (old, new) in enumerate(zip(before, network.get_weights(), strict=True)):
+        numbers[f"before/theta/{i}"], numbers[f"after/theta/{i}"] = old, new
+    return {**numbers, "gal/diagnostics": np.array(list(gal.diagnostics.values()))}
 
 
 def main(folder, optimizer):
@@ -76,6 +103,7 @@ def main(folder, optimizer):
             numbers[f"weights/{i}"] = np.array(v.numpy())
     for i, (v, old) in enumerate(zip(model.trainable_variables, before, strict=True)):
         numbers[f"before/{i}"], numbers[f"after/{i}"] = old, np.array(v.numpy())
+    numbers |= gal_numbers(optimizer.from_config(optimizer.get_config()))
     np.savez(folder / f"{keras.backend.backend()}.npz", **numbers)
 
 

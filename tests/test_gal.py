@@ -33,6 +33,9 @@ def _cross_entropy():
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("case", ["c10", "c100", "reject"])
 def test_reference(case, mode):
+    if keras.backend.backend() == "torch" and keras.__version__.startswith("3.12."):
+        if mode.get("jit_compile"):
+            pytest.skip("Keras cannot compile `Table`, with any optimizer and loss")
     data = {k.split("/")[1]: v for k, v in REFERENCE.items() if k.startswith(case)}
     layers = range(sum(name.startswith("kernel") for name in data))
     network = _linear(
@@ -70,7 +73,7 @@ def test_one_step_by_hand(granularity):
     # l(z - d) - l(z) + <z, d> = |d|^2 / 2. One sample, z = (3, 4), so |dl/dz| = 5.
     # h has no kernel and the bias (0, 2), so v / |v| = (0, 1). alpha = 0.2:
     #   v~ = 0.2 * 5 * (0, 1) = (0, 1),  g = (3, 5)
-    # beta = 2, rate 0.1: eta~ = 0.2, z - eta~ g = (2.4, 3), l+ = 7.38 <= 12.5: accepted.
+    # beta = 2, rate 0.1: eta~ = 0.2, z - eta~ g = (2.4, 3), l+ = 7.38 <= 12.5.
     #   r = 0.2^2 |g|^2 / 2 = 0.02 * 34 = 0.68
     #   dr/dv~ = 0.04 g = (0.12, 0.2); only across v, and times alpha |dl/dz| / |v|:
     #   dr/dv = 1 / 2 * (0.12, 0) = (0.06, 0)
@@ -200,7 +203,7 @@ def _algorithm_1(weights, theta, batches, *, alpha, beta, rate, momentum, **opti
     for x, y, weight in batches:
         w, b, k0, c0, k1, c1 = parameters
         z = x @ w + b
-        losses, dl_dz = _softmax_cross_entropy(z, y)
+        dl_dz = _softmax_cross_entropy(z, y)[1]
         n = len(y)
         share = weight / weight.sum()
         u = dl_dz if per_sample else share[:, None] * dl_dz

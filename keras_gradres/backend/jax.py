@@ -10,6 +10,7 @@ import weakref
 import jax
 import jax.numpy as jnp
 import keras
+from jax.extend.core import get_opaque_trace_state
 
 
 class _Overlay(keras.StatelessScope):
@@ -91,7 +92,12 @@ def gradient_hook(x, backward, *operands):
         return backward(dx, *operands).astype(dx.dtype), None
 
     hooked.defvjp(forward, reverse)
-    return hooked(x, operands), lambda: bool(recorded)
+    # A trace that an error has ended stays recorded, but is the current one no more.
+    trace = get_opaque_trace_state()
+    return (
+        hooked(x, operands),
+        lambda: bool(recorded) and trace == get_opaque_trace_state(),
+    )
 
 
 def value_and_grad(function, tensors):

@@ -51,7 +51,7 @@ def gradient_hook(x, backward, *operands):
     def reverse(dx):
         return backward(dx, *_detached(operands)).to(dx.dtype)
 
-    x = x.view_as(x)  # The hook is on this use of x alone.
+    x = x.clone()  # The hook is on this use of x alone.
     x.register_hook(reverse)
     alive = weakref.ref(reverse)  # The graph holds it.
     return x, lambda: alive() is not None

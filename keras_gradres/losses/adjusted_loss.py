@@ -9,6 +9,7 @@ gradient at z, and propagate what it returns.
     backward:  z <- [GAL ] <-      <- [keep] <-                      <- ... <- 1
 """
 
+import functools
 import itertools
 import threading
 import weakref
@@ -52,20 +53,19 @@ class Record:
         self.weights, self.losses = weights, losses
         return weights
 
-    def backward(self, gradient, z, y_true):
-        """The hook at the output."""
+    def backward(self, function, gradient, z, y_true):
+        """The hook at the output; `function` is that of the unreduced losses."""
         losses, weights = self.losses, self.weights
         self.losses = self.weights = None  # Not to be held longer than the step.
         if self.adjust is None:
             later = self.later and self.later()
             if later and later.adjust is not None:
                 raise RuntimeError(
-                    f"The `AdjustedLoss` '{later.loss().name}' was called twice in one "
-                    "step of GAL, which adjusts the last call only. Use one "
-                    "`AdjustedLoss` for each term of the loss."
+                    "An `AdjustedLoss` was called twice in one step of GAL, which "
+                    "adjusts the last call only. Use one `AdjustedLoss` for each term "
+                    "of the loss."
                 )
             return gradient
-        function = self.loss().inner_function
         return self.adjust(lambda z: function(y_true, z), z, losses, weights, gradient)
 
 
@@ -109,7 +109,6 @@ class AdjustedLoss(keras.losses.Loss):
         name: The name; by default that of `loss`.
 
     Example:
-
     ```python
     loss = AdjustedLoss(keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.compile(optimizer=GAL("sgd"), loss=loss)
@@ -164,7 +163,10 @@ class AdjustedLoss(keras.losses.Loss):
             before.later = weakref.ref(record)
         _calls.records[self] = record
         z, record.is_pending = backend.gradient_hook(
-            y_pred, record.backward, y_pred, y_true
+            y_pred,
+            functools.partial(record.backward, self.inner_function),
+            y_pred,
+            y_true,
         )
         losses = self.inner_function(y_true, z)
         return self._hook(losses, record=record)

@@ -188,6 +188,8 @@ class GAL(WrapperOptimizer):
     @backend.uncompiled
     def _claim(self):
         records = self._claimable()
+        if not self.networks and self.output_shapes:
+            self._build_networks(self.output_shapes)
         if not self.networks:
             if _in_stateless_scope():
                 raise ValueError(
@@ -196,11 +198,6 @@ class GAL(WrapperOptimizer):
                     f"`output_shapes={[(None, *r.shape[1:]) for r in records]}`."
                 )
             self._build_networks([r.shape for r in records])
-        if len(self.networks) < len(records):
-            raise ValueError(
-                f"GAL was built for {len(self.networks)} adjusted losses. "
-                f"Received: {len(records)} in this step. Make a new GAL."
-            )
         # Read here: inside the hooks, variables are not to be had on each backend.
         rate = _read(self.inner_optimizer.learning_rate)
         self._step = _Step(rate, records)
@@ -218,6 +215,13 @@ class GAL(WrapperOptimizer):
         records = [r for r in adjusted_loss.latest_records() if r.is_pending()]
         mine = [r for r in records if _owner(r) is self]
         free = [r for r in records if _owner(r) is None]
+        known = len(self.networks) or len(self.output_shapes or ())
+        if (mine and free) or (known and len(free) > known):
+            raise ValueError(
+                f"GAL was built for {known} adjusted losses, and would leave the "
+                f"others as they are. Received: {len(mine) + len(free)} adjusted "
+                "losses in this step. Make a new GAL for these."
+            )
         if mine:
             return mine
         if free:

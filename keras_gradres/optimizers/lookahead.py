@@ -49,51 +49,54 @@ class Lookahead(WrapperOptimizer):
 
     def build(self, variables):
         super().build(variables)
-        for variable in variables:
-            self.add_variable_from_reference(
-                variable,
-                name="slow",
-                # A copy: its memory must not be that of the variable.
-                initializer=lambda shape, dtype, v=variable: ops.copy(v.value),
-            )
-
-    def _slow(self):
-        # The last of our own variables.
-        return super(WrapperOptimizer, self).variables[
-            -len(self._trainable_variables) :
-        ]
+        self._slow = self.add_optimizer_variables(variables, "slow")
 
     def apply(self, grads, trainable_variables=None):
         self._build_on_first_use(trainable_variables)
-        before = ops.copy(ops.convert_to_tensor(self.iterations))
+        iterations, slow = self._read()
         self.inner_optimizer.apply(grads, trainable_variables)
-        self._synchronize(before)
+        self._synchronize(iterations, slow)
 
     def stateless_apply(self, optimizer_variables, grads, trainable_variables):
-        trainable_variables, inner = self._inner_stateless_apply(
+        new_trainable, inner = self._inner_stateless_apply(
             optimizer_variables, grads, trainable_variables
         )
-        values = dict(zip(map(id, self.variables), optimizer_variables, strict=True))
-        mapping = [(v, values[id(v)]) for v in self.variables]
-        with keras.StatelessScope(mapping):
-            before = ops.convert_to_tensor(self.iterations)
-        mapping = [(v, inner.get(id(v), values[id(v)])) for v in self.variables]
-        mapping += list(
-            zip(self._trainable_variables, trainable_variables, strict=True)
-        )
-        with keras.StatelessScope(mapping) as scope:
-            self._synchronize(before)
+
+        def scope(values, trainable):
+            mapping = zip(
+                [*self.variables, *self._trainable_variables],
+                [*values, *trainable],
+                strict=True,
+            )
+            return keras.StatelessScope(list(mapping))
+
+        with scope(optimizer_variables, trainable_variables):
+            iterations, slow = self._read()
+        values = zip(self.variables, optimizer_variables, strict=True)
+        values = [inner.get(id(v), value) for v, value in values]
+        with scope(values, new_trainable) as after:
+            self._synchronize(iterations, slow)
         return (
-            [scope.get_current_value(v) for v in self._trainable_variables],
-            [scope.get_current_value(v) for v in self.variables],
+            [after.get_current_value(v) for v in self._trainable_variables],
+            [after.get_current_value(v) for v in self.variables],
         )
 
-    def _synchronize(self, before):
+    def _read(self):
+        """The state before a step; the slow weights begin as the fast ones."""
+        iterations = ops.copy(ops.convert_to_tensor(self.iterations))
+        pairs = zip(self._slow, self._trainable_variables, strict=True)
+        return iterations, [
+            ops.where(iterations == 0, fast.value, slow.value) for slow, fast in pairs
+        ]
+
+    def _synchronize(self, before, slow):
         after = ops.convert_to_tensor(self.iterations)
         due = ops.logical_and(after != before, after % self.sync_period == 0)
-        for fast, slow in zip(self._trainable_variables, self._slow(), strict=True):
-            target = slow + self.slow_step_size * (fast - slow)
-            slow.assign(ops.where(due, target, slow.value))
+        for variable, old, fast in zip(
+            self._slow, slow, self._trainable_variables, strict=True
+        ):
+            target = old + self.slow_step_size * (fast - old)
+            variable.assign(ops.where(due, target, old))
             fast.assign(ops.where(due, target, fast.value))
 
     def get_config(self):
