@@ -22,22 +22,14 @@ one more: 7/6 for a training step, 3/2 for inference.
 
 import argparse
 import os
-import resource
 import statistics
-import subprocess
 import sys
-import time
+
+from benchmarks import rounds as interleaved
 
 CEILING = 1.25
 FLOOR = {"train": 7 / 6, "infer": 3 / 2}
 VARIANTS = ("identity", "plain", "shipped")
-WARM_UP = 3
-# glibc else gives memory back to the system after a step and faults it in again at the
-# next: up to a third of a step in PyTorch, and not the same for all variants.
-KEEP_MEMORY = {
-    "MALLOC_TRIM_THRESHOLD_": "8000000000",
-    "MALLOC_MMAP_THRESHOLD_": "4000000000",
-}
 
 
 def build(stack, variant):
@@ -97,60 +89,25 @@ def build(stack, variant):
 
 
 def serve(stack, variant):
-    """Runs the steps that are asked for, by name, and prints the seconds of each."""
+    """Trains and infers when it is told to."""
     model, batch = build(stack, variant)
-    steps = {
+    actions = {
         "train": lambda: model.train_on_batch(batch, batch),
         "infer": lambda: model.predict_on_batch(batch),
     }
-    for line in sys.stdin:
-        start = time.perf_counter()
-        steps[line.strip()]()
-        print(time.perf_counter() - start, flush=True)
-    # Bytes on macOS, KiB elsewhere.
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
-
-
-class Server:
-    """A variant in a process of its own, whose memory no other variant disturbs."""
-
-    def __init__(self, stack, variant):
-        command = [sys.executable, "-m", "benchmarks.step_cost", "--serve"]
-        self.process = subprocess.Popen(
-            [*command, stack, variant],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**KEEP_MEMORY, **os.environ},
-        )
-
-    def seconds(self, step):
-        print(step, file=self.process.stdin, flush=True)
-        return float(self.process.stdout.readline())
-
-    def finish(self):
-        """Ends the process and returns its peak memory in MiB."""
-        return float(self.process.communicate()[0])
+    interleaved.serve(actions)
 
 
 def report(stack, rounds):
     """Prints the table of a stack, and returns the training ratio as shipped."""
-    servers = {variant: Server(stack, variant) for variant in VARIANTS}
-    runs = [(step, variant) for step in FLOOR for variant in VARIANTS]
-    first = {run: servers[run[1]].seconds(run[0]) for run in runs}
-    times = {run: [] for run in runs}
-    for round_ in range(WARM_UP + rounds):
-        for step, variant in runs if round_ % 2 else runs[::-1]:
-            seconds = servers[variant].seconds(step)
-            if round_ >= WARM_UP:
-                times[step, variant].append(seconds)
+    servers = {
+        variant: interleaved.Server("benchmarks.step_cost", stack, variant)
+        for variant in VARIANTS
+    }
+    first, times = interleaved.measure(servers, FLOOR, rounds)
     ratios = {
-        (step, variant): statistics.median(
-            a / b
-            for a, b in zip(times[step, variant], times[step, "identity"], strict=True)
-        )
-        for step, variant in runs
+        (step, variant): interleaved.ratio(values, times[step, "identity"])
+        for (step, variant), values in times.items()
     }
     print(
         f"\n{stack}, {rounds} rounds\n\n"
@@ -163,7 +120,7 @@ def report(stack, rounds):
             row.append(f"{1000 * statistics.median(times[step, variant]):.1f}")
             row.append(f"{ratios[step, variant]:.3f}")
         row.append(f"{first['train', variant]:.1f}")
-        row.append(f"{servers[variant].finish():.0f}")
+        row.append(f"{servers[variant].finish()[0]:.0f}")
         print(f"| {' | '.join(row)} |")
     print(
         f"| floor | | {FLOOR['train']:.3f} | | {FLOOR['infer']:.3f} | | |", flush=True

@@ -1,0 +1,51 @@
+"""The training loops of the examples do what `fit` does."""
+
+import pathlib
+import re
+import runpy
+import subprocess
+import sys
+
+import keras
+import numpy as np
+
+from keras_gradres.losses import AdjustedLoss
+from keras_gradres.optimizers import GAL
+
+FOLDER = pathlib.Path(__file__).parents[1] / "examples"
+SCRIPT = FOLDER / f"custom_loop_{keras.backend.backend()}.py"
+
+
+def test_custom_loop_is_fit(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    example = runpy.run_path(str(SCRIPT))
+    batches = example["make_data"](steps=10)
+
+    def make():
+        inner = keras.optimizers.SGD(0.1, momentum=0.9)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        gal = GAL(inner, alpha=0.3, seed=0, output_shapes=[(None, 3)])
+        return example["make_model"](), gal, AdjustedLoss(loss)
+
+    model, gal, loss = make()
+    losses = example["train"](model, gal, loss, batches)
+    fitted, fitted_gal, loss = make()
+    fitted.compile(fitted_gal, loss)
+    for (x, y), found in zip(batches, losses, strict=True):
+        value = fitted.train_on_batch(x, y)
+        np.testing.assert_allclose(float(found), value, rtol=1e-4)
+    pairs = zip(
+        [*model.variables, *gal.variables],
+        [*fitted.variables, *fitted_gal.variables],
+        strict=True,
+    )
+    for a, b in pairs:
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-4, atol=1e-5)
+    assert gal.diagnostics["accepted"] > 0
+
+
+def test_script_trains():
+    run = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    accuracy = re.search(r"accuracy on new points: ([0-9.]+) %", run.stdout)
+    assert float(accuracy[1]) > 95
