@@ -1,6 +1,7 @@
 """PyTorch: one call of the layer, then `torch.autograd.grad` through its graph."""
 
 import contextlib
+import functools
 import weakref
 
 import keras
@@ -42,19 +43,20 @@ def vjp(layer, x, cotangent, *, second_order=False, **call_arguments):
     return (y, p) if recording else (y.detach(), p)
 
 
-@torch.compiler.disable
 def gradient_hook(x, backward, *operands):
     if not (torch.is_grad_enabled() and x.requires_grad):
         return x, lambda: False
 
-    @torch.compiler.disable  # It is called from the backward pass, not from here.
-    def reverse(dx):
-        return backward(dx, *_detached(operands)).to(dx.dtype)
-
     x = x.clone()  # The hook is on this use of x alone.
+    reverse = functools.partial(_reverse, backward, operands)
     x.register_hook(reverse)
     alive = weakref.ref(reverse)  # The graph holds it.
     return x, lambda: alive() is not None
+
+
+@torch.compiler.disable  # It is called from the backward pass, not from the hook.
+def _reverse(backward, operands, dx):
+    return backward(dx, *_detached(operands)).to(dx.dtype)
 
 
 def value_and_grad(function, tensors):
@@ -69,6 +71,10 @@ def value_and_grad(function, tensors):
 
 
 def _detached(values):
+    if isinstance(values, torch.Tensor):
+        return values.detach()
+    if type(values) in (list, tuple):  # `keras.tree` takes long, felt in each step.
+        return type(values)(map(_detached, values))
     return keras.tree.map_structure(
         lambda t: t.detach() if isinstance(t, torch.Tensor) else t, values
     )

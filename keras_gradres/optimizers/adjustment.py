@@ -21,8 +21,6 @@ Usage, for one loss for each row of z:
 
 from keras import ops
 
-from keras_gradres.layers import skip
-
 POLICIES = ("less_equal", "less", "always", "never", "improve")
 
 # A vector that is shorter has no direction.
@@ -33,7 +31,7 @@ def adjustment(gradient, v, alpha, axes, normalize=True):
     """v~ of Eq. 4: `v` brought to `alpha` times the length of the gradient.
 
     Args:
-        gradient: dl/dz, of any shape.
+        gradient: dl/dz, of any shape, a constant.
         v: The output of the adjustment network, of the same shape.
         alpha: The length of v~ in units of the gradient's.
         axes: The axes of the norms.
@@ -41,15 +39,19 @@ def adjustment(gradient, v, alpha, axes, normalize=True):
 
     Returns:
         A tensor of the shape of `v`; zero, with a derivative of zero, where the norm of
-        `v` or of `gradient` is below 1e-12.
+        `v` is below 1e-12.
     """
     if normalize:
-        v = ops.where(
-            skip.norm(v, axes, _EPSILON) > _EPSILON,
-            v * skip.inverse_norm(v, axes, _EPSILON),
-            0,
-        )
-    return alpha * skip.norm(gradient, axes, _EPSILON) * v
+        length = norm(v, axes)
+        v = ops.where(length > _EPSILON, v / length, 0)
+    size = ops.sqrt(ops.sum(gradient * gradient, axis=axes, keepdims=True))
+    return alpha * size * v
+
+
+def norm(x, axes):
+    """|x| over `axes`, which are kept: 1e-12 where it is less, and with no derivative."""
+    squares = ops.sum(x * x, axis=axes, keepdims=True)
+    return ops.sqrt(ops.maximum(squares, _EPSILON**2))
 
 
 def remainder(after, before, decrease, step):
@@ -85,16 +87,3 @@ def accepts(policy, after, before, vanilla):
     if policy == "improve":
         return after < vanilla()
     return ops.full_like(after, policy == "always", dtype="bool")
-
-
-def mean(values, weights, axes):
-    """The weighted mean over `axes`, which are kept; zero if all weights are."""
-    weights = ops.broadcast_to(weights, ops.shape(values))
-    total = ops.sum(weights, axis=axes, keepdims=True)
-    return ops.divide_no_nan(ops.sum(weights * values, axis=axes, keepdims=True), total)
-
-
-def cosine(a, b, axes):
-    """The cosine between `a` and `b` over `axes`, which are kept; zero if |a||b| is."""
-    lengths = skip.norm(a, axes, _EPSILON) * skip.norm(b, axes, _EPSILON)
-    return ops.sum(ops.divide_no_nan(a * b, lengths), axis=axes, keepdims=True)

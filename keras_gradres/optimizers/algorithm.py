@@ -73,32 +73,31 @@ class Algorithm1:
         separate = samples > 0
         samples = max(samples, 1)
         self.sample_axes = tuple(range(samples))
-        self.axes = tuple(range(samples, rank))
+        self.features = tuple(range(samples, rank))
         # With one entry for each sample v / |v| is a sign, and h could never learn.
-        self.whole = None not in z.shape[samples:] and math.prod(z.shape[samples:]) == 1
-        if self.whole:
-            self.axes = tuple(range(rank))
-        self.weights = ops.divide_no_nan(weights, ops.sum(weights))  # Their sum is 1.
-        # Masked samples: they would count in a norm over the batch.
-        self.absent = self._over(weights) == 0 if separate else False
+        whole = None not in z.shape[samples:] and math.prod(z.shape[samples:]) == 1
+        self.axes = tuple(range(rank)) if whole else self.features
+        # Masked samples would count in a norm over the batch.
+        self.absent = self._over(weights) == 0 if whole and separate else None
+        total = ops.sum(weights)
+        self.weights = _divide(weights, total)  # Their sum is 1.
         # The gradient of the loss of a sample, or of the mean loss of the batch.
-        self.scale = self._over(weights) if self.per_sample else ops.sum(weights)
-        self.dl_dz = ops.divide_no_nan(gradient, self.scale)
+        self.scale = self._over(weights) if self.per_sample else total
+        self.dl_dz = _divide(gradient, self.scale)
         self.before = self._loss_of(losses)
 
     def remainder(self, v):
         """The mean of |r| (Eq. 7), and v~ and the tentative loss that it is made of."""
         settings = self.settings
+        if self.absent is not None:
+            v = ops.where(self.absent, 0, v)
         dv = adjustment.adjustment(
-            self.dl_dz,
-            ops.where(self.absent, 0, v),
-            settings.alpha,
-            self.axes,
-            settings.normalize,
+            self.dl_dz, v, settings.alpha, self.axes, settings.normalize
         )
-        after = self._loss_of(self.loss(self.z - self.step * (self.dl_dz + dv)))
-        decrease = self._inner(self.dl_dz, self.dl_dz + dv)
-        r = ops.abs(adjustment.remainder(after, self.before, decrease, self.step))
+        g = self.dl_dz + dv
+        after = self._loss_of(self.loss(self.z - self.step * g))
+        r = adjustment.remainder(after, self.before, self._decrease(g), self.step)
+        r = ops.abs(r)
         return (ops.sum(self.weights * r) if self.per_sample else r), dv, after
 
     def outcome(self, dv, after):
@@ -109,46 +108,43 @@ class Algorithm1:
             self.before,
             lambda: self._loss_of(self.loss(self.z - self.step * self.dl_dz)),
         )
-        weights = self._over(self.weights) if self.per_sample else 1 / self._samples()
-        if self.whole:
-            cosine = ops.sum(adjustment.cosine(self.dl_dz, dv, self.axes))
-        else:
-            cosine = ops.sum(weights * adjustment.cosine(self.dl_dz, dv, self.axes))
         share = ops.cast(accepted, dv.dtype)
-        rate = ops.sum(self.weights * share) if self.per_sample else share
-        accepted = self._over(accepted) if self.per_sample else accepted
-        weights = ops.where(accepted, weights, 0)
-        common = adjustment.mean(dv, weights, self.sample_axes)
-        length = ops.sqrt(ops.sum(ops.square(dv), axis=self._features(), keepdims=True))
-        drift = ops.divide_no_nan(
-            ops.sqrt(ops.sum(ops.square(common))),
-            ops.sum(adjustment.mean(length, weights, self.sample_axes)),
+        length = adjustment.norm(dv, self.features)
+        if self.per_sample:
+            rate = ops.sum(self.weights * share)
+            weights = self._over(self.weights)
+            share, accepted = self._over(share), self._over(accepted)
+        else:
+            rate, weights = share, 1 / self._samples()
+        lengths = adjustment.norm(self.dl_dz, self.axes) * (
+            length if self.axes == self.features else adjustment.norm(dv, self.axes)
         )
+        cosine = ops.sum(self.dl_dz * dv * weights / lengths)
+        if self.axes != self.features:
+            # One vector is all there is: its entries are not averaged.
+            cosine = ops.sum(self.dl_dz * dv / lengths)
+        weights = weights * share
+        common = ops.sum(weights * dv, axis=self.sample_axes, keepdims=True)
+        drift = _divide(ops.sqrt(ops.sum(common * common)), ops.sum(weights * length))
         if self.settings.center:
-            dv = dv - common
+            weights = ops.broadcast_to(weights, ops.shape(length))
+            dv = dv - _divide(common, ops.sum(weights))
         gradient = ops.where(accepted, self.gradient + self.scale * dv, self.gradient)
         return gradient, ops.stack([rate, cosine, drift])
-
-    def finite(self, others):
-        """Whether the losses, their gradient and `others` are finite, all of them."""
-        tensors = (self.losses, self.gradient, *others)
-        return ops.all(ops.stack([ops.all(ops.isfinite(t)) for t in tensors]))
 
     def _loss_of(self, losses):
         return losses if self.per_sample else ops.sum(self.weights * losses)
 
-    def _inner(self, a, b):
+    def _decrease(self, g):
+        """<dl/dz, g>."""
         if self.per_sample:
-            return ops.sum(a * b, axis=self._features())
-        products = ops.sum(a * b)
+            return ops.sum(self.dl_dz * g, axis=self.features)
+        products = ops.sum(self.dl_dz * g)
         if self.settings.granularity == "reference":
             # As in the authors' code: the mean over the samples of the batch, though
             # dl/dz has been divided by their number already.
             return products / self._samples()
         return products
-
-    def _features(self):
-        return tuple(range(len(self.sample_axes), len(self.z.shape)))
 
     def _samples(self):
         shape = ops.shape(self.z)
@@ -159,6 +155,9 @@ class Algorithm1:
 
     def _over(self, values):
         """One value for each sample, broadcast over its entries of z."""
-        for _ in self._features():
-            values = ops.expand_dims(values, -1)
-        return values
+        return values[(..., *(None for _ in self.features))]
+
+
+def _divide(a, b):
+    """`a / b`, and `a` where `b` is zero."""
+    return a / ops.where(b == 0, 1, b)

@@ -21,6 +21,7 @@ import functools
 import weakref
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_gradres import backend
@@ -31,6 +32,8 @@ from keras_gradres.optimizers.algorithm import GRANULARITIES, Algorithm1, Settin
 from keras_gradres.optimizers.wrapper import WrapperOptimizer
 
 MEASURES = ("remainder", "accepted", "cosine", "drift", "dropped")
+
+_ONE_MORE_DROPPED = np.array([0, 0, 0, 0, 1], "float32")
 
 # Which optimizer adjusts a loss: one at most.
 _owners: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
@@ -166,7 +169,10 @@ class GAL(WrapperOptimizer):
         self.output_shapes = [(None, *shape[1:]) for shape in shapes]
         self.networks = networks.build(self)
         self._network_optimizer.build(self._thetas())
-        self._measures = self.add_variable((len(shapes), len(MEASURES)), name="gal")
+        self._measures = [
+            self.add_variable((len(MEASURES),), name=f"measures_{i}")
+            for i in range(len(shapes))
+        ]
 
     def _thetas(self):
         return [v for network in self.networks for v in network.trainable_variables]
@@ -249,7 +255,10 @@ class GAL(WrapperOptimizer):
         return self._losses.index(record.loss)
 
     def _adjust(self, step, index, theta, state, loss, z, losses, weights, gradient):
-        """The hook at z: Algorithm 1."""
+        """The hook at z: Algorithm 1, in float32 at least."""
+        dtype = keras.backend.result_type(z.dtype, "float32")
+        tensors = (z, losses, weights, gradient)
+        z, losses, weights, gradient = (ops.cast(t, dtype) for t in tensors)
         algorithm = Algorithm1(
             Settings(
                 self.alpha,
@@ -270,14 +279,16 @@ class GAL(WrapperOptimizer):
         def objective(theta):
             v, new_state, penalty = networks.call(self.networks[index], z, theta, state)
             remainder, dv, after = algorithm.remainder(v)
-            return remainder + penalty, (remainder, v, dv, after, new_state)
+            return remainder + penalty, (remainder, dv, after, new_state)
 
         _, extra, dtheta = backend.value_and_grad(objective, theta)
-        remainder, v, dv, after, new_state = extra
+        remainder, dv, after, new_state = extra
         adjusted, measures = algorithm.outcome(dv, after)
-        finite = algorithm.finite([v, after, *dtheta])
-        measures = ops.concatenate([ops.reshape(remainder, (1,)), measures])
-        step.results[index] = (finite, dtheta, new_state, measures)
+        # All that was computed went into the remainder.
+        entries = [ops.reshape(t, (-1,)) for t in (remainder, *dtheta)]
+        finite = ops.all(ops.isfinite(ops.concatenate(entries)))
+        measures = ops.concatenate([entries[0], measures])
+        step.results[index] = (finite, theta, dtheta, new_state, measures)
         return ops.where(finite, adjusted, gradient)
 
     @backend.uncompiled
@@ -320,31 +331,31 @@ class GAL(WrapperOptimizer):
         """Algorithm 1, lines 12 to 16, but for networks whose step is not finite."""
         if self.adjustment_optimizer is None:
             networks.follow(self._network_optimizer, step.learning_rate)
-        measures = [self._measures[i] for i in range(len(self.networks))]
         gradients, variables, restored = [], [], []
-        for index, (finite, dtheta, state, found) in step.results.items():
+        for index, (finite, theta, dtheta, state, found) in step.results.items():
             network = self.networks[index]
-            for v, g in zip(network.trainable_variables, dtheta, strict=True):
+            for v, old, g in zip(
+                network.trainable_variables, theta, dtheta, strict=True
+            ):
                 gradients.append(ops.where(finite, g, 0))
                 variables.append(v)
-                restored.append((finite, v, _read(v)))
+                restored.append((finite, v, old))
             for v, new in zip(network.non_trainable_variables, state, strict=True):
                 v.assign(ops.where(finite, new, v.value))
-            old = measures[index]
-            dropped = old[-1:] + (1 - ops.cast(finite, old.dtype))
-            found = ops.where(finite, ops.cast(found, old.dtype), old[:-1])
-            measures[index] = ops.concatenate([found, dropped])
+            measures = self._measures[index]
+            found = ops.cast(found, measures.dtype)
+            found = ops.concatenate([found, measures[-1:]])
+            measures.assign(ops.where(finite, found, measures + _ONE_MORE_DROPPED))
         if variables:
             self._network_optimizer.apply(gradients, variables)
         for finite, v, old in restored:
             v.assign(ops.where(finite, v.value, old))
-        self._measures.assign(ops.stack(measures))
 
     @property
     def diagnostics(self):
         if not self.networks:
             return {}
-        rows = ops.convert_to_numpy(self._measures)
+        rows = [ops.convert_to_numpy(measures) for measures in self._measures]
         if len(rows) == 1:
             return dict(zip(MEASURES, rows[0].tolist(), strict=True))
         return {

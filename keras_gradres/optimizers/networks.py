@@ -1,6 +1,7 @@
 """The adjustment networks of `GAL`: making, calling and training them."""
 
 import copy
+import itertools
 
 import keras
 from keras import ops
@@ -8,6 +9,49 @@ from keras import ops
 from keras_gradres.layers import inner
 
 HIDDEN_UNITS = (100, 32, 16)
+
+
+class MLP(keras.Layer):
+    """A multilayer perceptron from the last axis of its input to one of its size.
+
+    In one layer, since what each call of a layer takes is felt in an eager step.
+
+    Args:
+        hidden_units: The widths of the hidden layers.
+        activation: Their activation, a function.
+        seed: That of the kernels.
+        **kwargs: The arguments of all Keras layers.
+    """
+
+    def __init__(self, hidden_units, activation, seed=None, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden_units = hidden_units
+        self.activation = activation
+        self.seed = seed
+
+    def build(self, input_shape):
+        sizes = [input_shape[-1], *self.hidden_units, input_shape[-1]]
+        self.kernels, self.biases = [], []
+        for i, shape in enumerate(itertools.pairwise(sizes)):
+            seed = None if self.seed is None else self.seed + i
+            initializer = keras.initializers.GlorotUniform(seed)
+            self.kernels.append(
+                self.add_weight(shape, initializer=initializer, name=f"kernel_{i}")
+            )
+            self.biases.append(
+                self.add_weight(shape[1:], initializer="zeros", name=f"bias_{i}")
+            )
+
+    def call(self, z):
+        last = len(self.kernels) - 1
+        for i, weights in enumerate(zip(self.kernels, self.biases, strict=True)):
+            z = ops.matmul(z, weights[0]) + weights[1]
+            if i < last:
+                z = self.activation(z)
+        return z
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
 
 
 def check(network, hidden_units, output_shapes):
@@ -48,7 +92,16 @@ def build(gal):
     """The networks of `gal`, built: one for each of its output shapes."""
     count = len(gal.output_shapes)
     if gal.network is None:
-        found = [_mlp(gal, i, shape) for i, shape in enumerate(gal.output_shapes)]
+        found = [
+            MLP(
+                HIDDEN_UNITS if gal.hidden_units is None else gal.hidden_units,
+                gal.activation,
+                None if gal.seed is None else gal.seed + 1000 * i,
+                name=f"{gal.name}_network_{i}",
+                dtype=keras.config.floatx(),
+            )
+            for i in range(count)
+        ]
     else:
         given = gal.network
         found = list(given) if isinstance(given, (list, tuple)) else [given]
@@ -99,26 +152,6 @@ def optimizer(gal):
 def follow(optimizer, learning_rate):
     """Gives `optimizer` a copy's learning rate: that of the original."""
     optimizer.learning_rate = learning_rate
-
-
-def _mlp(gal, index, shape):
-    units = HIDDEN_UNITS if gal.hidden_units is None else gal.hidden_units
-    shape = _with_features(shape)
-
-    def dense(size, activation, i):
-        seed = None if gal.seed is None else gal.seed + 1000 * index + i
-        return keras.layers.Dense(
-            size,
-            activation=activation,
-            kernel_initializer=keras.initializers.GlorotUniform(seed),
-            dtype=keras.config.floatx(),
-        )
-
-    hidden = [dense(size, gal.activation, i) for i, size in enumerate(units)]
-    return keras.Sequential(
-        [*hidden, dense(shape[-1], None, len(hidden))],
-        name=f"{gal.name}_network_{index}",
-    )
 
 
 def _with_features(shape):
