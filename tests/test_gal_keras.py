@@ -162,6 +162,38 @@ def test_graph_is_eager_each_time():
         _assert_same(run({"jit_compile": False}), expected, rtol=1e-5, atol=1e-6)
 
 
+class Counting(keras.Layer):
+    """A network that counts the runs of its Python code."""
+
+    runs = 0
+
+    def call(self, z):
+        self.runs += 1
+        return z + 1.0
+
+
+@pytest.mark.parametrize("mode", MODES[:2], ids=MODE_IDS[:2])
+def test_nothing_is_compiled_after_the_second_step(mode):
+    torch = keras.backend.backend() == "torch"
+    if keras.backend.backend() != "tensorflow" and not mode["jit_compile"]:
+        pytest.skip("nothing is compiled")
+    network = Counting()
+    model = _model()
+    model.compile(GAL("sgd", network=network), AdjustedLoss(_loss()), **mode)
+    x, y = _data(8)
+    found = []
+    for _ in range(6):
+        model.train_on_batch(x, y)
+        if torch:
+            from torch._dynamo.utils import counters
+
+            found.append(counters["stats"]["unique_graphs"])
+        else:
+            found.append(network.runs)
+    assert found[1] > 0
+    assert found[1:] == [found[1]] * 5
+
+
 def test_steps_per_execution():
     if keras.backend.backend() == "torch":
         pytest.skip("Keras has no steps_per_execution on PyTorch")
@@ -322,6 +354,18 @@ def test_upstream_gradient_is_the_true_one(granularity, reduction):
     found, _ = _table_step(z, y, loss, arguments, class_weight={0: 1.0, 1: 0.0, 2: 3.0})
     if granularity == "sample":
         np.testing.assert_allclose(found, weight[:, None] * base, rtol=1e-6)
+
+
+def test_labels_do_not_reach_the_network():
+    # Whatever the labels, the direction of the adjustment is that of h(z).
+    z = np.random.default_rng(0).normal(size=(4, 3))
+    directions = []
+    for y in ([0, 1, 2, 0], [1, 1, 0, 2]):
+        plain, _ = _table_step(z, y, _loss(), {"alpha": 0.0})
+        found, _ = _table_step(z, y, _loss(), {})
+        change = found - plain
+        directions.append(change / np.linalg.norm(change, axis=1, keepdims=True))
+    np.testing.assert_allclose(directions[1], directions[0], rtol=1e-4, atol=1e-5)
 
 
 def test_masked_samples_are_left_out():
@@ -597,7 +641,9 @@ def test_keras_application():
         (32, 32, 3), alpha=0.25, weights=None, classes=4, classifier_activation=None
     )
     gal = GAL("sgd", alpha=0.1)
-    model.compile(gal, AdjustedLoss(_loss()), jit_compile=False)
+    # Without, JAX compiles each operation; with, the others take long.
+    jit = keras.backend.backend() == "jax"
+    model.compile(gal, AdjustedLoss(_loss()), jit_compile=jit)
     rng = np.random.default_rng(0)
     model.fit(rng.normal(size=(4, 32, 32, 3)), rng.integers(0, 4, 4), verbose=0)
     assert gal.diagnostics["accepted"] > 0

@@ -33,6 +33,9 @@ def vjp(layer, x, cotangent, *, second_order=False, **call_arguments):
 
 
 def gradient_hook(x, backward, *operands):
+    # Without what hangs on the tensors themselves, such as masks.
+    operands = keras.tree.map_structure(tf.stop_gradient, operands)
+
     @tf.custom_gradient
     def hooked(x):
         def reverse(dx):

@@ -1,7 +1,8 @@
 """The mathematics of gradient adjustment learning, as functions of tensors.
 
-Eq. 4, 5, 7 and Algorithm 1 of "Gradient Adjusting" (GAL, arXiv 2201.09193), for a model
-output z with loss l(z), an adjustment v = h(z; theta), and a learning rate eta:
+Eq. 4, 5, 7 and Algorithm 1 of "Learning to Minimize the Remainder in Supervised
+Learning" (arXiv 2201.09193), for a model output z with loss l(z), an adjustment
+v = h(z; theta) and a learning rate eta:
 
     v~ = alpha |dl/dz| v / |v|                              (4)
     g  = dl/dz + v~                                         (5)
@@ -49,7 +50,7 @@ def adjustment(gradient, v, alpha, axes, normalize=True):
 
 
 def norm(x, axes):
-    """|x| over `axes`, which are kept: 1e-12 where it is less, and with no derivative."""
+    """|x| over `axes`, which are kept; at least 1e-12, and there with no derivative."""
     squares = ops.sum(x * x, axis=axes, keepdims=True)
     return ops.sqrt(ops.maximum(squares, _EPSILON**2))
 

@@ -72,8 +72,8 @@ class Lookahead(WrapperOptimizer):
 
         with scope(optimizer_variables, trainable_variables):
             iterations, slow = self._read()
-        values = zip(self.variables, optimizer_variables, strict=True)
-        values = [inner.get(id(v), value) for v, value in values]
+        pairs = zip(self.variables, optimizer_variables, strict=True)
+        values = [inner.get(id(v), value) for v, value in pairs]
         with scope(values, new_trainable) as after:
             self._synchronize(iterations, slow)
         return (
