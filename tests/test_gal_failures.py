@@ -254,3 +254,19 @@ def test_step_that_is_not_finite(name, eager):
     np.testing.assert_array_equal(after, clean)
     np.testing.assert_array_equal(theta_after, theta_clean)
     assert (theta_after != 1).any()
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_theta_stays_in_spite_of_momentum(eager):
+    network = Where(1.0)
+    momentum = keras.optimizers.SGD(0.1, momentum=0.9)
+    gal = GAL(Assign(0.1), 0.5, network=network, adjustment_optimizer=momentum)
+    model = Table(Z)
+    model.compile(gal, AdjustedLoss("mse"), run_eagerly=eager)
+    model.train_on_batch(X, Y)
+    before = network.scale.numpy().copy()
+    assert (before != 1).any()
+    model.table.assign(Z)
+    model.train_on_batch(X, np.nan * Y)
+    np.testing.assert_array_equal(network.scale.numpy(), before)
+    assert gal.diagnostics["dropped"] == 1
