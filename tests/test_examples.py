@@ -1,4 +1,4 @@
-"""The training loops of the examples do what `fit` does."""
+"""The example of the README runs; the loops of the examples do what `fit` does."""
 
 import pathlib
 import re
@@ -14,6 +14,17 @@ from keras_gradres.optimizers import GAL
 
 FOLDER = pathlib.Path(__file__).parents[1] / "examples"
 SCRIPT = FOLDER / f"custom_loop_{keras.backend.backend()}.py"
+
+
+def test_readme(capsys):
+    text = (FOLDER.parent / "README.md").read_text()
+    code = re.search("```python\n(.*?)```", text, re.DOTALL)[1]
+    names: dict = {}
+    exec(code, names)
+    history = names["model"].history.history
+    assert history["loss"][-1] < history["loss"][0]
+    assert history["gal_accepted"][-1] > 0
+    assert "mix_gradient_residual_dense" in history
 
 
 def test_custom_loop_is_fit(monkeypatch):
