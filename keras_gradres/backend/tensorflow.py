@@ -58,6 +58,14 @@ def gradient_hook(x, backward, *operands):
 
 
 def value_and_grad(function, tensors):
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    if replicas > 1:
+        raise NotImplementedError(
+            "GAL does not work with a `tf.distribute` strategy of several replicas: "
+            "each would train the adjustment network by itself. Use one replica, or "
+            "JAX with `keras.distribution.DataParallel`. "
+            f"Received: num_replicas_in_sync={replicas}"
+        )
     # Copies: the tensors may be what else is recorded here.
     tensors = [tf.identity(t) for t in tensors]
     with tf.GradientTape(watch_accessed_variables=False) as tape:
