@@ -15,7 +15,7 @@ GRANULARITIES = ("sample", "batch", "reference")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The arguments of `GAL` that Algorithm 1 needs."""
+    """The arguments of `GAL` that Algorithm 1 needs, checked."""
 
     alpha: float
     beta: float
@@ -23,6 +23,19 @@ class Settings:
     policy: str
     center: bool
     normalize: bool
+
+    def __post_init__(self):
+        self._check("alpha", "in [0, 1]", _is_number(self.alpha) and self.alpha <= 1)
+        self._check("beta", "positive", _is_number(self.beta) and self.beta > 0)
+        policies = adjustment.POLICIES
+        self._check("policy", f"one of {policies}", self.policy in policies)
+        known = self.granularity in GRANULARITIES
+        self._check("granularity", f"one of {GRANULARITIES}", known)
+
+    def _check(self, name, expected, valid):
+        if not valid:
+            value = getattr(self, name)
+            raise ValueError(f"`{name}` must be {expected}. Received: {name}={value}")
 
 
 class Algorithm1:
@@ -116,13 +129,11 @@ class Algorithm1:
             share, accepted = self._over(share), self._over(accepted)
         else:
             rate, weights = share, 1 / self._samples()
-        lengths = adjustment.norm(self.dl_dz, self.axes) * (
-            length if self.axes == self.features else adjustment.norm(dv, self.axes)
-        )
-        cosine = ops.sum(self.dl_dz * dv * weights / lengths)
-        if self.axes != self.features:
-            # One vector is all there is: its entries are not averaged.
-            cosine = ops.sum(self.dl_dz * dv / lengths)
+        aligned = self.dl_dz * dv / adjustment.norm(self.dl_dz, self.axes)
+        if self.axes == self.features:
+            cosine = ops.sum(weights * aligned / length)
+        else:  # One vector is all there is: its entries are not averaged.
+            cosine = ops.sum(aligned / adjustment.norm(dv, self.axes))
         weights = weights * share
         common = ops.sum(weights * dv, axis=self.sample_axes, keepdims=True)
         drift = _divide(ops.sqrt(ops.sum(common * common)), ops.sum(weights * length))
@@ -161,3 +172,9 @@ class Algorithm1:
 def _divide(a, b):
     """`a / b`, and `a` where `b` is zero."""
     return a / ops.where(b == 0, 1, b)
+
+
+def _is_number(value):
+    """Whether it is a finite number that is not negative."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and math.isfinite(value) and value >= 0

@@ -27,8 +27,7 @@ from keras import ops
 from keras_gradres import backend
 from keras_gradres.losses import adjusted_loss
 from keras_gradres.optimizers import networks
-from keras_gradres.optimizers.adjustment import POLICIES
-from keras_gradres.optimizers.algorithm import GRANULARITIES, Algorithm1, Settings
+from keras_gradres.optimizers.algorithm import Algorithm1, Settings
 from keras_gradres.optimizers.wrapper import WrapperOptimizer
 
 MEASURES = ("remainder", "accepted", "cosine", "drift", "dropped")
@@ -127,10 +126,6 @@ class GAL(WrapperOptimizer):
                 "`inner_optimizer` must not be a `GAL` itself. "
                 f"Received: inner_optimizer={self.inner_optimizer}"
             )
-        _check_number("alpha", alpha, "in [0, 1]", lambda a: 0 <= a <= 1)
-        _check_number("beta", beta, "positive", lambda b: 0 < b < float("inf"))
-        _check_choice("granularity", granularity, GRANULARITIES)
-        _check_choice("policy", policy, POLICIES)
         networks.check(network, hidden_units, output_shapes)
         self.alpha, self.beta = alpha, beta
         self.hidden_units = hidden_units
@@ -138,6 +133,7 @@ class GAL(WrapperOptimizer):
         self.activation = keras.activations.get(activation)
         self.granularity, self.policy = granularity, policy
         self.center, self.normalize = center, normalize
+        self._settings = Settings(alpha, beta, granularity, policy, center, normalize)
         self.adjustment_optimizer = adjustment_optimizer and keras.optimizers.get(
             adjustment_optimizer
         )
@@ -260,20 +256,7 @@ class GAL(WrapperOptimizer):
         tensors = (z, losses, weights, gradient)
         z, losses, weights, gradient = (ops.cast(t, dtype) for t in tensors)
         algorithm = Algorithm1(
-            Settings(
-                self.alpha,
-                self.beta,
-                self.granularity,
-                self.policy,
-                self.center,
-                self.normalize,
-            ),
-            step.learning_rate,
-            loss,
-            z,
-            losses,
-            weights,
-            gradient,
+            self._settings, step.learning_rate, loss, z, losses, weights, gradient
         )
 
         def objective(theta):
@@ -415,17 +398,3 @@ def _read(value):
 def _in_stateless_scope():
     with keras.StatelessScope() as scope:
         return scope.original_scope is not None
-
-
-def _check_number(name, value, expected, valid):
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not valid(value)
-    ):
-        raise ValueError(f"`{name}` must be {expected}. Received: {name}={value}")
-
-
-def _check_choice(name, value, choices):
-    if value not in choices:
-        raise ValueError(f"`{name}` must be one of {choices}. Received: {name}={value}")
