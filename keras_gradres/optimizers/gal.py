@@ -18,6 +18,7 @@ Usage:
 
 import copy
 import functools
+import gc
 import weakref
 
 import keras
@@ -154,7 +155,8 @@ class GAL(WrapperOptimizer):
             # A trainer that builds its parts symbolically has just done so.
             records = adjusted_loss.latest_records()
             last = records[-1].scope if records else None
-            records = [r for r in records if r.scope == last and not _owner(r)]
+            records = [r for r in records if r.scope == last]
+            records = _without_owner(records)
             if records and last is not None:
                 self._own(records)
                 self._build_networks([r.shape for r in records])
@@ -226,6 +228,7 @@ class GAL(WrapperOptimizer):
             )
         if mine:
             return mine
+        free = free or _without_owner(records)
         if free:
             self._own(free)
             return free
@@ -388,6 +391,12 @@ class GAL(WrapperOptimizer):
 def _owner(record):
     owner = _owners.get(record.loss())
     return owner and owner()
+
+
+def _without_owner(records):
+    if any(_owner(record) for record in records):
+        gc.collect()  # An optimizer that nobody can use may still wait for this.
+    return [record for record in records if _owner(record) is None]
 
 
 def _read(value):
