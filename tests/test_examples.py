@@ -43,6 +43,7 @@ def test_custom_loop_is_fit(monkeypatch):
     fitted, fitted_gal, loss = make()
     fitted.compile(fitted_gal, loss)
     for (x, y), found in zip(batches, losses, strict=True):
+        fitted.reset_metrics()
         value = fitted.train_on_batch(x, y)
         np.testing.assert_allclose(float(found), value, rtol=1e-4)
     pairs = zip(

@@ -160,23 +160,43 @@ def test_one_loss_twice_in_a_step():
         model.train_on_batch(X, Y)
 
 
+class Growing(Table):
+    """A model with one adjusted loss, or two of them."""
+
+    more = True
+
+    def __init__(self, value, **kwargs):
+        super().__init__(value, **kwargs)
+        self.first, self.second = AdjustedLoss("mse"), AdjustedLoss("mse")
+
+    def compute_loss(self, x, y, y_pred, sample_weight, training=True):
+        loss = self.first(y, y_pred)
+        return loss + self.second(y, y_pred) if self.more else loss
+
+
 @pytest.mark.parametrize("first_step", [True, False])
 def test_more_losses_than_networks(first_step):
-    class Growing(Table):
-        more = first_step
-
-        def compute_loss(self, x, y, y_pred, sample_weight, training=True):
-            loss = self.first(y, y_pred)
-            return loss + self.second(y, y_pred) if self.more else loss
-
     model = Growing(Z)
-    model.first, model.second = AdjustedLoss("mse"), AdjustedLoss("mse")
     model.compile(GAL("sgd", output_shapes=[(None, 2)]), run_eagerly=True)
     if not first_step:
+        model.more = False
         model.train_on_batch(X, Y)
         model.more = True
     with pytest.raises(ValueError, match=r"built for 1 adjusted losses.*Received: 2"):
         model.train_on_batch(X, Y)
+
+
+def test_errors_leave_nothing_behind():
+    # Though their tracebacks are kept, and what was recorded with them.
+    errors = []
+    for _ in range(3):
+        wrong = Growing(Z)
+        wrong.compile(GAL("sgd", output_shapes=[(None, 2)]), run_eagerly=True)
+        with pytest.raises(ValueError, match="built for 1") as error:
+            wrong.train_on_batch(X, Y)
+        errors.append(error)
+        gal = _train(GAL("sgd"), AdjustedLoss("mse"), run_eagerly=True).optimizer
+        assert len(gal.networks) == 1
 
 
 def test_weights_of_another_optimizer():

@@ -28,6 +28,7 @@ class Record:
         shape: The static shape of z.
         scope: In a call to find shapes and to build what is not built, the number of
             that occasion; else None.
+        generation: How many steps had been claimed in this thread before the call.
         is_pending: Whether its backward pass may still come.
         adjust: What `GAL` sets to claim the record: a function from (loss function, z,
             losses, their weights, gradient at z) to the gradient to propagate.
@@ -38,6 +39,7 @@ class Record:
         self.loss = weakref.ref(loss)
         self.shape = shape
         self.number = next(_numbers)
+        self.generation = _calls.generation
         self.is_pending = lambda: False
         with keras.StatelessScope() as scope:
             outer = scope.original_scope
@@ -83,15 +85,31 @@ class _Hook(keras.Layer):
 _numbers = itertools.count()
 # Scopes that began without values for variables, as those for finding shapes do.
 _scopes: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-_calls = threading.local()
+
+
+class _Calls(threading.local):
+    """The calls in this thread: the last of each living loss."""
+
+    def __init__(self):
+        self.records: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+        self.generation = 0
+
+
+_calls = _Calls()
 
 
 def latest_records():
     """The record of the last call of each living loss in this thread, oldest first."""
-    records = list(
-        vars(_calls).setdefault("records", weakref.WeakKeyDictionary()).values()
-    )
-    return sorted(records, key=lambda record: record.number)
+    return sorted(_calls.records.values(), key=lambda record: record.number)
+
+
+def end_generation():
+    """Ends the time in which a loss without an owner can be claimed; returns which.
+
+    An error can leave records that stay pending, as long as its traceback is kept.
+    """
+    _calls.generation += 1
+    return _calls.generation - 1
 
 
 @keras.saving.register_keras_serializable("keras_gradres")
@@ -157,7 +175,6 @@ class AdjustedLoss(keras.losses.Loss):
                 f"output. Received: y_pred={y_pred}"
             )
         record = Record(self, tuple(y_pred.shape))
-        latest_records()
         before = _calls.records.get(self)
         if before is not None and before.is_pending():
             before.later = weakref.ref(record)

@@ -217,7 +217,9 @@ class GAL(WrapperOptimizer):
 
     def _claimable(self):
         records = [r for r in adjusted_loss.latest_records() if r.is_pending()]
+        now = adjusted_loss.end_generation()
         mine = [r for r in records if _owner(r) is self]
+        records = [r for r in records if r.generation == now]
         free = [r for r in records if _owner(r) is None]
         known = len(self.networks) or len(self.output_shapes or ())
         if (mine and free) or (known and len(free) > known):
@@ -396,6 +398,7 @@ def _owner(record):
 def _without_owner(records):
     if any(_owner(record) for record in records):
         gc.collect()  # An optimizer that nobody can use may still wait for this.
+        records = [record for record in records if record.loss() is not None]
     return [record for record in records if _owner(record) is None]
 
 
