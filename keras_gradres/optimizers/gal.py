@@ -90,8 +90,9 @@ class GAL(WrapperOptimizer):
             rate.
         seed: The seed of the initial MLP.
         output_shapes: The shape of the model's output at each adjusted loss, with None
-            for the batch, `[(None, 10)]`. Found without help in `fit`, but not in a
-            stateless loop, as JAX needs it.
+            for the batch, `[(None, 10)]`. Found without help in the first step, but not
+            in a stateless loop of one's own, nor where state is to be loaded before the
+            first step, as by `BackupAndRestore`.
         name: The name of the optimizer.
 
     Attributes:
@@ -182,6 +183,14 @@ class GAL(WrapperOptimizer):
             *self._network_optimizer.variables,
             *(v for network in self.networks for v in network.variables),
         ]
+
+    def load_own_variables(self, store):
+        if self.built and not self.networks and len(store) > len(self.variables):
+            raise ValueError(
+                "The state to load has adjustment networks, and this GAL has none "
+                "before its first step. Give `output_shapes`, as [(None, 10)]."
+            )
+        super().load_own_variables(store)
 
     # --- the step ---
 
