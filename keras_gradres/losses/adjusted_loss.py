@@ -119,10 +119,11 @@ class AdjustedLoss(keras.losses.Loss):
     In value, reduction, masks and sample weights it is `loss`; under another optimizer
     than `keras_gradres.optimizers.GAL`, and in `evaluate`, it is `loss` in every way.
 
-    With several outputs, give each an `AdjustedLoss` of its own. Have a classifier return
-    logits, and the loss `from_logits=True`: where Keras finds the logits behind a softmax
-    by itself, it does not for an `AdjustedLoss`, which is about the gradient at the
-    probabilities, so that values differ where these are below 1e-7.
+    With several outputs, give each an `AdjustedLoss` of its own.
+
+    Have a classifier return logits, and the loss `from_logits=True`: where Keras finds
+    the logits behind a softmax by itself, it does not for an `AdjustedLoss`, which is
+    about the gradient at the probabilities; below 1e-7 their losses differ.
 
     Args:
         loss: The name of a loss, a `keras.losses.Loss`, or a function of
