@@ -15,8 +15,6 @@ code of the loss again: none, where steps are compiled; all, where they are eage
     python -m benchmarks.gal_cost --backend torch --check
 """
 
-import argparse
-import os
 import statistics
 import sys
 
@@ -128,20 +126,8 @@ def report(network, rounds):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--backend", help="a Keras backend; else KERAS_BACKEND is used")
-    parser.add_argument("--rounds", type=int, default=31)
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help=f"exit with 1 if GAL costs more than {CEILING} times on {CHECKED}",
-    )
-    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.backend:
-        os.environ["KERAS_BACKEND"] = options.backend
+    checked = f"GAL costs more than {CEILING} times on {CHECKED}"
+    options = interleaved.parse(__doc__, 31, checked)
     if options.serve:
         return serve(*options.serve)
 

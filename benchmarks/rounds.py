@@ -4,6 +4,7 @@ Ratios are medians of those within a round, so that a machine whose speed drifts
 not matter; and no variant lives in another's memory.
 """
 
+import argparse
 import os
 import resource
 import statistics
@@ -18,6 +19,23 @@ KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": "8000000000",
     "MALLOC_MMAP_THRESHOLD_": "4000000000",
 }
+
+
+def parse(description, rounds, checked):
+    """The options of a benchmark; sets the backend that is asked for."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--backend", help="a Keras backend; else KERAS_BACKEND is used")
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument(
+        "--check", action="store_true", help=f"exit with 1 if {checked}"
+    )
+    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.backend:
+        os.environ["KERAS_BACKEND"] = options.backend
+    return options
 
 
 def serve(actions):

@@ -20,8 +20,6 @@ one more: 7/6 for a training step, 3/2 for inference.
     python -m benchmarks.step_cost --backend torch --check
 """
 
-import argparse
-import os
 import statistics
 import sys
 
@@ -129,20 +127,8 @@ def report(stack, rounds):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--backend", help="a Keras backend; else KERAS_BACKEND is used")
-    parser.add_argument("--rounds", type=int, default=21)
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help=f"exit with 1 if training the EDSR stack costs more than {CEILING} times",
-    )
-    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.backend:
-        os.environ["KERAS_BACKEND"] = options.backend
+    checked = f"training the EDSR stack costs more than {CEILING} times"
+    options = interleaved.parse(__doc__, 21, checked)
     if options.serve:
         return serve(*options.serve)
 

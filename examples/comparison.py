@@ -4,6 +4,7 @@ Each run of a seed begins with the same weights and sees the same batches. What 
 is the measure after the last epoch: no epoch is chosen by looking at the test.
 """
 
+import argparse
 import time
 
 import keras
@@ -132,3 +133,19 @@ def draw(histories, key, title, path, scale=1.0):
     figure.suptitle(f"means over {seeds} seeds, of the last step of each epoch")
     figure.savefig(path, dpi=80)
     print(f"Drawn: {path}")
+
+
+def main(variants, train, key, title, *, epochs, output, scale=1.0):
+    """Reads the options; `train(arguments, seed, epochs)` returns a history."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=epochs)
+    parser.add_argument("--output", default=output)
+    options = parser.parse_args()
+    histories = compare(
+        variants,
+        lambda arguments, seed: train(arguments, seed, options.epochs),
+        options.seeds,
+    )
+    report(histories, key, title, scale)
+    draw(histories, key, title, options.output, scale)

@@ -8,11 +8,9 @@ did. Takes less than two minutes on two CPU cores:
     KERAS_BACKEND=jax python examples/gal_classification.py
 """
 
-import argparse
-
 import keras
 import numpy as np
-from comparison import compare, draw, report, run
+from comparison import main, run
 from keras import layers
 from sklearn.datasets import load_digits
 
@@ -49,25 +47,16 @@ def error(y_true, y_pred):
     return 1 - keras.metrics.sparse_categorical_accuracy(y_true, y_pred)
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--output", default="gal_classification.png")
-    options = parser.parse_args()
-    data = make_data()
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-    def train(arguments, seed):
-        inner = lambda: keras.optimizers.SGD(0.05, momentum=0.9)  # noqa: E731
-        return run(
-            make_model, loss, inner, arguments, data, seed, options.epochs, error
-        )
-
-    histories = compare(VARIANTS, train, options.seeds)
-    report(histories, "val_error", TITLE, 100)
-    draw(histories, "val_error", TITLE, options.output, 100)
+def make_inner():
+    return keras.optimizers.SGD(0.05, momentum=0.9)
 
 
 if __name__ == "__main__":
-    main()
+    data = make_data()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    def train(arguments, seed, epochs):
+        return run(make_model, loss, make_inner, arguments, data, seed, epochs, error)
+
+    output = "gal_classification.png"
+    main(VARIANTS, train, "val_error", TITLE, epochs=12, output=output, scale=100)

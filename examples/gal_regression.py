@@ -8,11 +8,9 @@ less than two minutes on two CPU cores:
     KERAS_BACKEND=jax python examples/gal_regression.py
 """
 
-import argparse
-
 import keras
 import numpy as np
-from comparison import compare, draw, report, run
+from comparison import main, run
 from keras import layers
 from sklearn.datasets import load_diabetes
 
@@ -45,24 +43,14 @@ def make_model():
     return keras.Model(inputs, layers.Dense(1)(x))
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=15)
-    parser.add_argument("--output", default="gal_regression.png")
-    options = parser.parse_args()
-    data = make_data()
-
-    def train(arguments, seed):
-        inner = lambda: keras.optimizers.SGD(0.01, momentum=0.9)  # noqa: E731
-        return run(
-            make_model, "mse", inner, arguments, data, seed, options.epochs, "mse"
-        )
-
-    histories = compare(VARIANTS, train, options.seeds)
-    report(histories, "val_mse", TITLE)
-    draw(histories, "val_mse", TITLE, options.output)
+def make_inner():
+    return keras.optimizers.SGD(0.01, momentum=0.9)
 
 
 if __name__ == "__main__":
-    main()
+    data = make_data()
+
+    def train(arguments, seed, epochs):
+        return run(make_model, "mse", make_inner, arguments, data, seed, epochs, "mse")
+
+    main(VARIANTS, train, "val_mse", TITLE, epochs=15, output="gal_regression.png")

@@ -20,16 +20,14 @@ def make_model():
     kind = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     inner = Lookahead(keras.optimizers.Adam(0.05, amsgrad=True), sync_period=3)
     gal = GAL(inner, alpha=0.5, hidden_units=(8, 4), activation="tanh", seed=1)
-    losses = {"kind": AdjustedLoss(kind), "size": AdjustedLoss("mse")}
-    model.compile(gal, [losses["kind"], losses["size"]])
+    model.compile(gal, [AdjustedLoss(kind), AdjustedLoss("mse")])
     return model
 
 
 def train(model, epochs):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(32, 6)).astype("float32")
-    y = {"kind": rng.integers(0, 3, 32), "size": x[:, :2] ** 2}
-    y = [y["kind"], y["size"]]
+    y = [rng.integers(0, 3, 32), x[:, :2] ** 2]
     for _ in range(epochs):
         model.fit(x, y, batch_size=8, shuffle=False, verbose=0)
     return {

@@ -45,12 +45,15 @@ def adjustment(gradient, v, alpha, axes, normalize=True):
     if normalize:
         length = norm(v, axes)
         v = ops.where(length > _EPSILON, v / length, 0)
+    # Exactly zero where the gradient is, unlike `norm`, and differentiated by nobody.
     size = ops.sqrt(ops.sum(gradient * gradient, axis=axes, keepdims=True))
     return alpha * size * v
 
 
 def norm(x, axes):
     """|x| over `axes`, which are kept; at least 1e-12, and there with no derivative."""
+    # Not `skip.norm`: what scaling against overflow takes is felt in each eager step,
+    # and here an overflow drops the adjustment of the step.
     squares = ops.sum(x * x, axis=axes, keepdims=True)
     return ops.sqrt(ops.maximum(squares, _EPSILON**2))
 

@@ -135,7 +135,7 @@ class GAL(WrapperOptimizer):
         self.activation = keras.activations.get(activation)
         self.granularity, self.policy = granularity, policy
         self.center, self.normalize = center, normalize
-        self._settings = Settings(alpha, beta, granularity, policy, center, normalize)
+        self._settings()  # Raises where they are wrong.
         self.adjustment_optimizer = adjustment_optimizer and keras.optimizers.get(
             adjustment_optimizer
         )
@@ -145,6 +145,16 @@ class GAL(WrapperOptimizer):
         self.networks: tuple[keras.Layer, ...] = ()
         self._losses: tuple[weakref.ref, ...] = ()
         self._step: _Step | None = None
+
+    def _settings(self):
+        return Settings(
+            self.alpha,
+            self.beta,
+            self.granularity,
+            self.policy,
+            self.center,
+            self.normalize,
+        )
 
     # --- the networks ---
 
@@ -270,7 +280,7 @@ class GAL(WrapperOptimizer):
         tensors = (z, losses, weights, gradient)
         z, losses, weights, gradient = (ops.cast(t, dtype) for t in tensors)
         algorithm = Algorithm1(
-            self._settings, step.learning_rate, loss, z, losses, weights, gradient
+            self._settings(), step.learning_rate, loss, z, losses, weights, gradient
         )
 
         def objective(theta):
