@@ -1,0 +1,259 @@
+"""What the studies share: options, runs that resume, statistics, tables and figures.
+
+A study trains a network for each of its runs; a run is a dict of all that decides it,
+such as `{"variant": "convex", "seed": 3, "steps": 2000}`. Its result, a dict as well, is
+appended to `OUT/NAME.jsonl` once it is there, so that a study that is interrupted goes
+on where it stopped, and one that is asked for more seeds trains only these.
+
+    study = Study(__doc__, {"smoke": ..., "cpu": ..., "gpu": ...})
+    study.run(runs, train)          # train(run, bar) returns the result
+    study.write(text)               # OUT/NAME.md
+    study.save(figure)              # OUT/NAME.png
+"""
+
+import argparse
+import importlib.metadata
+import json
+import math
+import os
+import pathlib
+import platform
+import sys
+
+import numpy as np
+import tqdm
+from scipy import stats
+
+DATA = "KERAS_GRADRES_DATA"
+
+
+class Study:
+    """A question, its options, and its folder of results.
+
+    Args:
+        description: The docstring of its file.
+        budgets: For each budget, the settings as a namespace-like dict; `seeds` is one.
+        data: Whether it reads a folder of data, given as `--data` or by the environment
+            variable KERAS_GRADRES_DATA.
+        sweep: Whether `--sweep` chooses between settings that the paper leaves open.
+
+    Attributes:
+        settings: Those of the budget that was asked for.
+        seeds: A range.
+        data: The folder of data, or None where none is given.
+        sweep: Whether it was asked for.
+    """
+
+    def __init__(self, description, budgets, data=False, sweep=False):
+        self.module = sys.modules["__main__"].__spec__.name
+        self.name = self.module.rpartition(".")[2]
+        parser = argparse.ArgumentParser(
+            prog=f"python -m {self.module}",
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.add_argument("--budget", choices=list(budgets), default="smoke")
+        parser.add_argument("--seeds", type=int, help="how many; else the budget's")
+        parser.add_argument("--out", help="folder; else results/NAME-BUDGET")
+        if data:
+            parser.add_argument("--data", help=f"folder of data; else ${DATA}")
+        if sweep:
+            parser.add_argument(
+                "--sweep", action="store_true", help="choose what the paper leaves open"
+            )
+        options = parser.parse_args()
+        self.budget = options.budget
+        self.settings = budgets[options.budget]
+        self.sweep = sweep and options.sweep
+        if self.sweep:
+            self.name += "_sweep"
+        self.seeds = range(options.seeds or self.settings["seeds"])
+        self.data = data and (options.data or os.environ.get(DATA))
+        self.out = pathlib.Path(options.out or f"results/{self.name}-{self.budget}")
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.results = {}
+
+    def run(self, runs, train, cost=lambda run: 1, group=lambda run: None):
+        """Trains what is not in the file yet, and fills `results`.
+
+        Args:
+            runs: The runs, dicts.
+            train: A function of a list of runs and of the progress bar, returning the
+                list of their results. It moves the bar by the cost of these runs.
+            cost: How much of the bar a run takes.
+            group: Runs of equal groups are trained together; None stands alone.
+        """
+        path = self.out / f"{self.name}.jsonl"
+        found = _read(path)
+        missing = [run for run in runs if _key(run) not in found]
+        groups = {}
+        for run in missing:
+            name = group(run)
+            groups.setdefault(_key(run) if name is None else name, []).append(run)
+        with (
+            path.open("a") as file,
+            tqdm.tqdm(
+                total=sum(map(cost, missing)),
+                desc=self.name,
+                unit_scale=True,
+                bar_format="{desc}: {percentage:3.0f}% {bar} {elapsed}, "
+                "{remaining} left {postfix}",
+            ) as bar,
+        ):
+            if missing:
+                _append(file, {"environment": environment()})
+            for together in groups.values():
+                first = {k: v for k, v in together[0].items() if k != "seed"}
+                bar.set_postfix_str(" ".join(str(v) for v in first.values()))
+                before = bar.n
+                results = train(together, bar)
+                bar.update(before + sum(map(cost, together)) - bar.n)
+                for run, result in zip(together, results, strict=True):
+                    _append(file, {"run": run, "result": result})
+        found = _read(path)
+        self.results = {_key(run): found[_key(run)] for run in runs}
+
+    def values(self, measure, **wanted):
+        """`measure` of the results of all runs with these settings, by seed."""
+        runs = [
+            (json.loads(key)["seed"], result)
+            for key, result in self.results.items()
+            if wanted.items() <= json.loads(key).items()
+        ]
+        runs = sorted(runs, key=lambda pair: pair[0])
+        return np.array([result[measure] for _, result in runs], "float64")
+
+    def write(self, text):
+        """Prints the report, and writes it with what it was made with."""
+        made = environment()
+        versions = ", ".join(f"{k} {v}" for k, v in made["versions"].items())
+        text = (
+            f"{text.strip()}\n\nMade on {made['backend']} with `{made['command']}`; "
+            f"{versions}; {made['machine']}.\n"
+        )
+        (self.out / f"{self.name}.md").write_text(text)
+        print(f"\n{text}\nIn {self.out}: {self.name}.jsonl, .md and .png")
+
+    def save(self, figure, suffix=""):
+        figure.savefig(self.out / f"{self.name}{suffix}.png", dpi=80)
+
+
+def environment():
+    """The command, the versions and the machine."""
+    import keras
+
+    names = {"jax": "jax", "torch": "torch", "tensorflow": "tensorflow"}
+    backend = keras.backend.backend()
+    versions = {"Python": platform.python_version(), "Keras": keras.__version__}
+    for package in (names[backend], f"{names[backend]}-cpu", "numpy"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    command = " ".join(
+        [
+            f"KERAS_BACKEND={backend}",
+            "python -m",
+            sys.modules["__main__"].__spec__.name,
+            *sys.argv[1:],
+        ]
+    )
+    machine = f"{platform.system()} {platform.machine()}, {_usable_cores()} cores"
+    return {
+        "command": command,
+        "backend": backend,
+        "versions": versions,
+        "machine": machine,
+    }
+
+
+def statistics(values, baseline, paired=True):
+    """Mean, standard error, difference of the means, and p of Student's paired t-test.
+
+    With `paired=False`, that of Welch. Of fewer than two seeds, or where all differences
+    are equal, p is NaN.
+    """
+    values, baseline = np.asarray(values), np.asarray(baseline)
+    mean, difference = values.mean(), values.mean() - baseline.mean()
+    if len(values) < 2:
+        return mean, math.nan, difference, math.nan
+    error = values.std(ddof=1) / math.sqrt(len(values))
+    spread = values - baseline if paired else np.append(values, baseline)
+    if not np.isfinite(spread).all() or np.ptp(spread) == 0:
+        return mean, error, difference, math.nan
+    if paired:
+        p = stats.ttest_rel(values, baseline).pvalue
+    else:
+        p = stats.ttest_ind(values, baseline, equal_var=False).pvalue
+    return mean, error, difference, float(p)
+
+
+def compared(values, baseline, digits, paired=True):
+    """The three cells of a table: `mean ± error`, difference, p."""
+    mean, error, difference, p = statistics(values, baseline, paired)
+    return (
+        f"{mean:.{digits}f} ± {error:.{digits}f}",
+        f"{difference:+.{digits}f}",
+        "" if math.isnan(p) else f"{p:.3f}",
+    )
+
+
+def table(header, rows):
+    """A Markdown table; the first column is text, the others numbers."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def pyplot():
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _usable_cores():
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def _key(run):
+    return json.dumps(run, sort_keys=True)
+
+
+def _append(file, record):
+    # Strict JSON has no NaN.
+    print(json.dumps(_map(record, _to_json), allow_nan=False), file=file, flush=True)
+
+
+def _read(path):
+    if not path.exists():
+        return {}
+    text = path.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:  # An interrupted write.
+        path.write_text(whole)
+    records = [json.loads(line) for line in whole.splitlines()]
+    return {
+        _key(r["run"]): _map(r["result"], lambda x: math.nan if x is None else x)
+        for r in records
+        if "run" in r
+    }
+
+
+def _to_json(x):
+    if isinstance(x, (float, np.floating)):
+        return float(f"{x:.6g}") if math.isfinite(x) else None
+    return x
+
+
+def _map(tree, function):
+    if isinstance(tree, dict):
+        return {k: _map(v, function) for k, v in tree.items()}
+    if isinstance(tree, np.ndarray):
+        tree = tree.tolist()
+    if isinstance(tree, (list, tuple)):
+        return [_map(v, function) for v in tree]
+    return function(tree)
