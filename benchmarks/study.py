@@ -1,7 +1,7 @@
 """What the studies share: options, runs that resume, statistics, tables and figures.
 
 A study trains a network for each of its runs; a run is a dict of all that decides it,
-such as `{"variant": "convex", "seed": 3, "steps": 2000}`. Its result, a dict as well, is
+as `{"variant": "convex", "seed": 3, "steps": 2000}`. Its result, a dict too, is
 appended to `OUT/NAME.jsonl` once it is there, so that a study that is interrupted goes
 on where it stopped, and one that is asked for more seeds trains only these.
 
@@ -27,6 +27,10 @@ from scipy import stats
 DATA = "KERAS_GRADRES_DATA"
 
 
+def _key(run):
+    return json.dumps(run, sort_keys=True)
+
+
 class Study:
     """A question, its options, and its folder of results.
 
@@ -42,6 +46,7 @@ class Study:
         seeds: A range.
         data: The folder of data, or None where none is given.
         sweep: Whether it was asked for.
+        results: After `run`, the pairs of a run and its result.
     """
 
     def __init__(self, description, budgets, data=False, sweep=False):
@@ -71,25 +76,24 @@ class Study:
         self.data = data and (options.data or os.environ.get(DATA))
         self.out = pathlib.Path(options.out or f"results/{self.name}-{self.budget}")
         self.out.mkdir(parents=True, exist_ok=True)
-        self.results = {}
+        self.results = []
 
-    def run(self, runs, train, cost=lambda run: 1, group=lambda run: None):
+    def run(self, runs, train, cost=lambda run: 1, group=_key):
         """Trains what is not in the file yet, and fills `results`.
 
         Args:
-            runs: The runs, dicts.
+            runs: The runs, dicts with a `variant` and a `seed` among the rest.
             train: A function of a list of runs and of the progress bar, returning the
                 list of their results. It moves the bar by the cost of these runs.
             cost: How much of the bar a run takes.
-            group: Runs of equal groups are trained together; None stands alone.
+            group: Runs of equal groups are trained together.
         """
         path = self.out / f"{self.name}.jsonl"
         found = _read(path)
         missing = [run for run in runs if _key(run) not in found]
         groups = {}
         for run in missing:
-            name = group(run)
-            groups.setdefault(_key(run) if name is None else name, []).append(run)
+            groups.setdefault(group(run), []).append(run)
         with (
             path.open("a") as file,
             tqdm.tqdm(
@@ -103,25 +107,23 @@ class Study:
             if missing:
                 _append(file, {"environment": environment()})
             for together in groups.values():
-                first = {k: v for k, v in together[0].items() if k != "seed"}
-                bar.set_postfix_str(" ".join(str(v) for v in first.values()))
+                bar.set_postfix_str(str(together[0]["variant"]))
                 before = bar.n
                 results = train(together, bar)
                 bar.update(before + sum(map(cost, together)) - bar.n)
                 for run, result in zip(together, results, strict=True):
                     _append(file, {"run": run, "result": result})
         found = _read(path)
-        self.results = {_key(run): found[_key(run)] for run in runs}
+        self.results = [(run, found[_key(run)]) for run in runs]
 
-    def values(self, measure, **wanted):
-        """`measure` of the results of all runs with these settings, by seed."""
-        runs = [
-            (json.loads(key)["seed"], result)
-            for key, result in self.results.items()
-            if wanted.items() <= json.loads(key).items()
+    def of(self, measure, **wanted):
+        """`measure(result)` of all runs with these settings, in the order of seeds."""
+        found = [
+            (run["seed"], measure(result))
+            for run, result in self.results
+            if wanted.items() <= run.items()
         ]
-        runs = sorted(runs, key=lambda pair: pair[0])
-        return np.array([result[measure] for _, result in runs], "float64")
+        return np.array([value for _, value in sorted(found, key=lambda pair: pair[0])])
 
     def write(self, text):
         """Prints the report, and writes it with what it was made with."""
@@ -170,8 +172,8 @@ def environment():
 def statistics(values, baseline, paired=True):
     """Mean, standard error, difference of the means, and p of Student's paired t-test.
 
-    With `paired=False`, that of Welch. Of fewer than two seeds, or where all differences
-    are equal, p is NaN.
+    With `paired=False`, that of Welch. Of fewer than two seeds, or where all
+    differences are equal, p is NaN.
     """
     values, baseline = np.asarray(values), np.asarray(baseline)
     mean, difference = values.mean(), values.mean() - baseline.mean()
@@ -217,10 +219,6 @@ def _usable_cores():
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count()
-
-
-def _key(run):
-    return json.dumps(run, sort_keys=True)
 
 
 def _append(file, record):

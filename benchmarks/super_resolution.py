@@ -2,9 +2,9 @@
 
 Trains SEDSR, EDSR and SRResNet with different skips on patches of T91 (with the `gpu`
 budget DIV2K, where it is there), and doubles the resolution of Set5, Set14, BSD100 and,
-where it is there, Urban100. PSNR in dB and SSIM, of the luminance, without 2 pixels at
-each edge. "final" is the mean of the last quarter of the evaluations, "best" the best of
-all, as the paper reports them.
+where it is there, Urban100. PSNR in dB and SSIM, of the luminance, without 2 pixels
+at each edge. "final" is the mean of the last quarter of the evaluations, "best" the
+best of all, as the paper reports them.
 
 The skips with and without the identity and the gradient are four corners of a square,
 which tells apart what each of the two does:
@@ -14,8 +14,6 @@ which tells apart what each of the two does:
     python -m benchmarks.super_resolution --budget cpu --data FOLDER
     python -m benchmarks.super_resolution --budget cpu --data FOLDER --sweep
 """
-
-import json
 
 import keras
 import numpy as np
@@ -42,11 +40,6 @@ VARIANTS = {
         "alpha": -3.0,
         "axis": None,
     },
-}
-PAPER = {
-    "EDSR": "Set5 37.16 -> 37.19, Set14 32.88 -> 32.91, BSD100 31.68 -> 31.70, Urban100 "
-    "29.93 -> 29.99",
-    "SEDSR": "+0.1 to +0.25 dB",
 }
 FEW = [BASELINE, "none", "convex, alpha -3"]
 ALL = {"SEDSR": list(VARIANTS), "EDSR": list(VARIANTS), "SRResNet": list(VARIANTS)}
@@ -226,16 +219,6 @@ def final(curve):
     return np.mean(curve[-max(1, len(curve) // 4) :])
 
 
-def of(study, measure, name, reduce, **wanted):
-    """One number of each seed."""
-    results = sorted(
-        (run["seed"], result[measure][name])
-        for run, result in ((json.loads(k), r) for k, r in study.results.items())
-        if wanted.items() <= run.items()
-    )
-    return np.array([reduce(curve) for _, curve in results])
-
-
 def report(study, test):
     bicubic = {
         name: [
@@ -252,7 +235,11 @@ def report(study, test):
             rows[0] += [f"{bicubic[name][1]:.4f}", ""]
             for variant in variants:
                 psnr, best, ssim, base, base_ssim = (
-                    of(study, measure, name, reduce, model=model, variant=v)
+                    study.of(
+                        lambda result: reduce(result[measure][name]),  # noqa: B023
+                        model=model,
+                        variant=v,
+                    )
                     for measure, reduce, v in (
                         ("psnr", final, variant),
                         ("psnr", np.max, variant),
@@ -268,7 +255,7 @@ def report(study, test):
     mixes = "\n".join(
         f"- {run['model']}, {run['variant']}: "
         + ", ".join(f"{mix:.3f}" for mix in result["mix"])
-        for run, result in ((json.loads(k), r) for k, r in study.results.items())
+        for run, result in study.results
         if run["seed"] == 0 and "convex" in run["variant"]
     )
     parts.append(f"sigmoid(alpha) of the blocks after training, seed 0:\n\n{mixes}")
@@ -281,12 +268,16 @@ def report(study, test):
 
 def sweep_report(study, test):
     rows = []
-    for patch in sorted({json.loads(key)["patch"] for key in study.results}):
+    for patch in sorted({run["patch"] for run, _ in study.results}):
         for variant in FEW:
             cells = []
             for name in test:
                 psnr, base = (
-                    of(study, "psnr", name, final, variant=v, patch=patch)
+                    study.of(
+                        lambda result: final(result["psnr"][name]),  # noqa: B023
+                        variant=v,
+                        patch=patch,
+                    )
                     for v in (variant, BASELINE)
                 )
                 cells += compared(psnr, base, 3)[:2]
@@ -324,24 +315,19 @@ def draw(study, test):
             np.ravel(bottom.subplots(1, len(test))), test, strict=True
         ):
             for variant in variants:
-                curves = of(
-                    study, "psnr", set_, lambda x: x, model=model, variant=variant
+                curves, steps = (
+                    study.of(read, model=model, variant=variant).mean(0)
+                    for read in (
+                        lambda result: result["psnr"][set_],  # noqa: B023
+                        lambda result: result["steps"],
+                    )
                 )
-                steps = of_steps(study, model, variant)
-                axis.plot(steps, curves.mean(0), ".-", label=variant)
+                axis.plot(steps, curves, ".-", label=variant)
             axis.set(title=f"{set_} images: PSNR, dB", xlabel="steps")
         bottom.legend(
             *axis.get_legend_handles_labels(), loc="outside right center", fontsize=8
         )
         study.save(figure, "" if model == "SEDSR" else f"_{model}")
-
-
-def of_steps(study, model, variant):
-    return next(
-        result["steps"]
-        for run, result in ((json.loads(k), r) for k, r in study.results.items())
-        if (run["model"], run["variant"]) == (model, variant)
-    )
 
 
 def main():
@@ -369,7 +355,7 @@ def main():
 
 def check(study):
     """That the machinery is right: the networks differ, and learn."""
-    losses = [result["loss"] for result in study.results.values()]
+    losses = [result["loss"] for _, result in study.results]
     assert all(loss[-1] < loss[0] for loss in losses), losses
     assert len({loss[-1] for loss in losses}) == len(losses), losses
 
