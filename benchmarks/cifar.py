@@ -155,8 +155,8 @@ def report(study):
     return (
         f"{study.settings['train']} training images, {study.settings['epochs']} "
         f"epochs, {len(study.seeds)} seeds\n\n{table(header, rows)}\n\n± is the "
-        "standard error; p that of the paired t-test against the same optimizer alone with identity "
-        "skips, not corrected for the number of rows."
+        "standard error; p that of the paired t-test against the same optimizer alone "
+        "with identity skips, not corrected for the number of rows."
     )
 
 

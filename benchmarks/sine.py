@@ -82,7 +82,7 @@ BUDGETS = {
     },
     "cpu": {
         "seeds": 30,
-        "frequencies": [2, 5, 8],
+        "frequencies": [2, 5],
         "variants": list(VARIANTS),
         "evaluations": 15,
         **SETTINGS,
