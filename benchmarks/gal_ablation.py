@@ -221,8 +221,8 @@ def report(study, names):
         f"{len(study.seeds)} seeds\n\n{table(header, rows)}\n\n± is the standard "
         "error, p that of the paired t-test against SGD alone, not corrected for the "
         "number of rows; accepted, cosine, drift and remainder: see `GAL.diagnostics`, "
-        "means over the evaluations. What is not named is the default: policy <=, h of 100-32-16, "
-        f"beta 1, and in the rows of alpha and beta alpha {SMALL} where none is given."
+        "means over the evaluations. What is not named is the default: policy <=, h of "
+        f"100-32-16, beta 1, and alpha {SMALL} where none is given."
     )
 
 
