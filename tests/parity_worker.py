@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from keras_gradres import models
 from keras_gradres.layers import (
     GradientResidual,
     GradientResidualConv,
@@ -71,6 +72,29 @@ def gal_numbers(optimizer):
     return {**numbers, "gal/diagnostics": np.array(list(gal.diagnostics.values()))}
 
 
+def models_numbers():
+    """What the papers' networks compute."""
+    rng = np.random.default_rng(3)
+    made = {
+        "sedsr": models.SEDSR(2, alpha=1.0),
+        "srresnet": models.SRResNet(3, blocks=1),
+        "resnet": models.ResNet(20),
+        "unet": models.UNet(3, filters=4),
+        "mlp": models.MLP(3),
+    }
+    numbers = {}
+    for name, model in made.items():
+        for v in model.variables:
+            if "seed" not in v.path:
+                size = np.sqrt(3 / np.prod(v.shape[:-1] or 1))
+                low = 0.5 if "moving_variance" in v.path else -size
+                v.assign(rng.uniform(low, size + (low > 0), v.shape))
+        shape = (2, 3) if name == "mlp" else (2, 9, 10, 3)
+        x = rng.normal(size=shape).astype("float32")
+        numbers[f"models/{name}"] = model.predict(x, verbose=0)
+    return numbers
+
+
 def main(folder, optimizer):
     path = folder / "model.keras"
     if not path.exists():
@@ -104,6 +128,7 @@ def main(folder, optimizer):
     for i, (v, old) in enumerate(zip(model.trainable_variables, before, strict=True)):
         numbers[f"before/{i}"], numbers[f"after/{i}"] = old, np.array(v.numpy())
     numbers |= gal_numbers(optimizer.from_config(optimizer.get_config()))
+    numbers |= models_numbers()
     np.savez(folder / f"{keras.backend.backend()}.npz", **numbers)
 
 

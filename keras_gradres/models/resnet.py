@@ -108,7 +108,9 @@ def ResNet(  # noqa: N802
                 convolution(filters),
                 layers.BatchNormalization(axis=axis),
             ]
-            shortcut = PaddedShortcut(filters, axis) if narrow else None
+            shortcut = None
+            if narrow and residual != "none":
+                shortcut = PaddedShortcut(filters, axis)
             x = GradientResidual(branch, shortcut=shortcut, **kwargs)(x)
     x = layers.GlobalAveragePooling2D()(x)
     outputs = layers.Dense(classes)(x)

@@ -13,8 +13,9 @@ class PixelShuffle(keras.Layer):
     """Makes `scale` times as many rows and columns of channels.
 
     The entry `(i, j)` of each square of `scale x scale` pixels in the output is channel
-    `(i * scale + j) * channels + c` of the input, as in `keras.ops.depth_to_space`,
-    which Keras has from 3.14 on.
+    `(i * scale + j) * channels + c` of the input, in both data formats and on each
+    backend. (`keras.ops.depth_to_space` is not in the oldest Keras that is supported,
+    and its order in `"channels_first"` is not the same on TensorFlow as elsewhere.)
 
     Input of shape `(batch, height, width, channels * scale**2)`, or, with
     `"channels_first"`, `(batch, channels * scale**2, height, width)`; the sizes may be
