@@ -82,7 +82,7 @@ BUDGETS = {
     },
     "cpu": {
         "seeds": 30,
-        "frequencies": [2, 5],
+        "frequencies": [2, 5, 8],
         "variants": list(VARIANTS),
         "evaluations": 15,
         **SETTINGS,
@@ -165,13 +165,18 @@ def log_error(result):
     return np.log10(result["errors"][-1])
 
 
+def log_error_halfway(result):
+    return np.log10(result["errors"][len(result["errors"]) // 2])
+
+
 def report(study):
     settings = study.settings
     parts = [
         "log10 of the mean squared error, mean ± standard error over "
         f"{len(study.seeds)} seeds. factor: the geometric mean of the error in units "
         "of that of identity; below 1 is better. p: the paired t-test of the "
-        "logarithms against identity, not corrected for the number of rows."
+        "logarithms against identity, not corrected for the number of rows. halfway: "
+        "after half of the steps."
     ]
     for frequency in settings["frequencies"]:
         rows = []
@@ -179,6 +184,12 @@ def report(study):
         for variant in settings["variants"]:
             values = study.of(log_error, frequency=frequency, variant=variant)
             mean, error, difference, p = statistics(values, baseline)
+            _, _, halfway, p_halfway = statistics(
+                *(
+                    study.of(log_error_halfway, frequency=frequency, variant=v)
+                    for v in (variant, BASELINE)
+                )
+            )
             mix = ""
             if "convex" in variant:
                 shares = study.of(
@@ -193,10 +204,13 @@ def report(study):
                     f"{mean:.2f} ± {error:.2f}",
                     f"{10**difference:.2f}",
                     "" if np.isnan(p) else f"{p:.1g}",
+                    f"{10**halfway:.2f}",
+                    "" if np.isnan(p_halfway) else f"{p_halfway:.1g}",
                     mix,
                 ]
             )
-        header = ["", "log10 error", "factor", "p", "sigmoid(alpha) after"]
+        header = ["", "log10 error", "factor", "p", "factor, halfway", "p"]
+        header.append("sigmoid(alpha)")
         parts.append(f"Frequency {frequency}\n\n{table(header, rows)}")
     return "\n\n".join(parts)
 

@@ -46,9 +46,9 @@ ALL = {"SEDSR": list(VARIANTS), "EDSR": list(VARIANTS), "SRResNet": list(VARIANT
 BUDGETS = {
     "smoke": {
         "seeds": 2,
-        "models": {"SEDSR": FEW},
+        "models": dict.fromkeys(("SEDSR", "EDSR", "SRResNet"), FEW),
         "sizes": {"blocks": 1, "filters": 8},
-        "steps": {"SEDSR": 24},
+        "steps": {"SEDSR": 24, "EDSR": 24, "SRResNet": 24},
         "evaluations": 4,
         "patch": 12,
         "sets": {},
