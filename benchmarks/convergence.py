@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 from benchmarks import together
-from benchmarks.study import Study, pyplot, statistics, table
+from benchmarks.study import Study, p_value, pyplot, statistics, table
 from keras_gradres.losses import AdjustedLoss
 from keras_gradres.optimizers import GAL, AdaBound, Lookahead
 
@@ -121,9 +121,10 @@ def report(study):
             )
             spread = "" if variant == ALONE else f"{ends.min():.4f}, {ends.max():.4f}"
             error = "" if variant == ALONE else f" ± {error:.4f}"
-            p = "" if np.isnan(p) else f"{p:.2g}"
             median = f"{np.median(steps):.0f}"
-            rows.append([optimizer, variant, f"{mean:.4f}{error}", spread, p, median])
+            rows.append(
+                [optimizer, variant, f"{mean:.4f}{error}", spread, p_value(p), median]
+            )
     return (
         f"{study.settings['steps']} steps, {len(study.seeds)} seeds of the adjustment "
         f"network\n\n{table(header, rows)}\n\n± is the standard error, p that of the "

@@ -100,7 +100,7 @@ TASKS = {
 }
 BUDGETS = {
     "smoke": {"seeds": 2, "task": "digits", "steps": 60, "evaluations": 3},
-    "cpu": {"seeds": 10, "task": "digits", "steps": 800, "evaluations": 20},
+    "cpu": {"seeds": 30, "task": "digits", "steps": 800, "evaluations": 20},
     "gpu": {"seeds": 5, "task": "cifar10", "steps": 78_000, "evaluations": 40},
 }
 
@@ -244,8 +244,9 @@ def draw(study, names):
                 continue
             curves = study.of(lambda r: r[measure], variant=name).mean(0)  # noqa: B023
             steps = study.settings["steps"] * np.linspace(0, 1, len(curves) + 1)[1:]
-            color = "black" if name == BASELINE else plt.cm.tab20(i % 20)
-            axis.plot(steps, curves, label=name, color=color)
+            color = "black" if name == BASELINE else plt.cm.tab20((i - 1) % 20)
+            style = "-" if i <= 20 else "--"
+            axis.plot(steps, curves, style, label=name, color=color)
         axis.set(title=title, xlabel="steps")
         if measure in ("errors", "loss", "remainder"):
             axis.set_yscale("log")

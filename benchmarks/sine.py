@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from benchmarks import together
-from benchmarks.study import Study, pyplot, statistics, table
+from benchmarks.study import Study, p_value, pyplot, statistics, table
 from keras_gradres import models
 from keras_gradres.layers import GradientResidual
 
@@ -203,9 +203,9 @@ def report(study):
                     variant,
                     f"{mean:.2f} ± {error:.2f}",
                     f"{10**difference:.2f}",
-                    "" if np.isnan(p) else f"{p:.1g}",
+                    p_value(p),
                     f"{10**halfway:.2f}",
-                    "" if np.isnan(p_halfway) else f"{p_halfway:.1g}",
+                    p_value(p_halfway),
                     mix,
                 ]
             )

@@ -196,8 +196,14 @@ def compared(values, baseline, digits, paired=True):
     return (
         f"{mean:.{digits}f} ± {error:.{digits}f}",
         f"{difference:+.{digits}f}",
-        "" if math.isnan(p) else f"{p:.3f}",
+        p_value(p),
     )
+
+
+def p_value(p):
+    if math.isnan(p):
+        return ""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def table(header, rows):
