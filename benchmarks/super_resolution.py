@@ -11,6 +11,10 @@ which tells apart what each of the two does:
 
     none: F        identity: F + x        gradient: F + g        additive: F + x + g
 
+`--sweep` looks at what the paper leaves open, with a third of the steps: the size of
+the patches, and the range of colors within the network, with which the features grow
+and a gradient of unit norm does not.
+
     python -m benchmarks.super_resolution --budget cpu --data FOLDER
     python -m benchmarks.super_resolution --budget cpu --data FOLDER --sweep
 """
@@ -42,6 +46,13 @@ VARIANTS = {
     },
 }
 FEW = [BASELINE, "none", "convex, alpha -3"]
+# What the sweep changes, and what it compares.
+SWEPT = [
+    {"patch": 24, "rgb_range": 1.0},
+    {"patch": 12, "rgb_range": 1.0},
+    {"patch": 24, "rgb_range": 255.0},
+]
+COMPARED = [*FEW, "convex, alpha 3"]
 ALL = {"SEDSR": list(VARIANTS), "EDSR": list(VARIANTS), "SRResNet": list(VARIANTS)}
 BUDGETS = {
     "smoke": {
@@ -135,11 +146,11 @@ def make_runs(study):
     common = {"scale": SCALE, "batch": BATCH, **settings["sizes"]}
     if study.sweep:
         return [
-            {"model": "SEDSR", "variant": variant, "seed": seed, "patch": patch}
+            {"model": "SEDSR", "variant": variant, "seed": seed, **swept}
             | {"steps": settings["steps"]["SEDSR"] // 3, **common}
-            for patch in (settings["patch"] // 2, settings["patch"])
-            for variant in FEW
             for seed in study.seeds
+            for swept in SWEPT
+            for variant in COMPARED
         ]
     return [
         {"model": model, "variant": variant, "seed": seed, "patch": settings["patch"]}
@@ -183,7 +194,7 @@ def crop_path(study, model, variant):
 
 def train(run, bar, study, patches, test):
     keras.utils.set_random_seed(run["seed"])
-    sizes = {k: run[k] for k in ("blocks", "filters") if k in run}
+    sizes = {k: run[k] for k in ("blocks", "filters", "rgb_range") if k in run}
     make = getattr(models, run["model"])
     model = make(SCALE, **sizes, **VARIANTS[run["variant"]])
     schedule = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, run["steps"])
@@ -268,22 +279,22 @@ def report(study, test):
 
 def sweep_report(study, test):
     rows = []
-    for patch in sorted({run["patch"] for run, _ in study.results}):
-        for variant in FEW:
+    for swept in SWEPT:
+        for variant in COMPARED:
             cells = []
             for name in test:
                 psnr, base = (
                     study.of(
                         lambda result: final(result["psnr"][name]),  # noqa: B023
                         variant=v,
-                        patch=patch,
+                        **swept,
                     )
                     for v in (variant, BASELINE)
                 )
                 cells += compared(psnr, base, 3)[:2]
-            rows.append([f"{patch} x {patch}, {variant}", *cells])
-    header = ["patch", *(cell for name in test for cell in (name, "difference"))]
-    return "PSNR, final, by the size of the small patches\n\n" + table(header, rows)
+            rows.append([variant, *swept.values(), *cells])
+    header = ["", *SWEPT[0], *(cell for name in test for cell in (name, "difference"))]
+    return f"PSNR, final, {len(study.seeds)} seeds\n\n{table(header, rows)}"
 
 
 def interpolated(picture):
@@ -355,9 +366,9 @@ def main():
 
 def check(study):
     """That the machinery is right: the networks differ, and learn."""
-    losses = [result["loss"] for _, result in study.results]
-    assert all(loss[-1] < loss[0] for loss in losses), losses
-    assert len({loss[-1] for loss in losses}) == len(losses), losses
+    losses = [(run["model"], *result["loss"]) for run, result in study.results]
+    assert all(last < first for _, first, *_, last in losses), losses
+    assert len(set(losses)) == len(losses), losses
 
 
 if __name__ == "__main__":

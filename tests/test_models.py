@@ -295,6 +295,20 @@ def test_crop():
     np.testing.assert_array_equal(found, np.moveaxis(image[:, :3, :2], -1, 1))
 
 
+def test_rgb_range_of_edsr():
+    # ReLU is homogeneous, and the biases are zero at the start: what is multiplied by
+    # the range before the network is divided by it after.
+    model, wide = (
+        models.SEDSR(2, residual="identity", rgb_range=r) for r in (1.0, 255.0)
+    )
+    wide.set_weights(model.get_weights())
+    x = np.random.default_rng(0).uniform(size=(1, 5, 5, 3)).astype("float32")
+    within = ops.convert_to_numpy(wide.layers[1](x))
+    np.testing.assert_allclose(within, 255 * (x - np.array(RGB_MEAN)), rtol=1e-4)
+    found, expected = (m.predict(x, verbose=0) for m in (wide, model))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_channels_first_has_the_same_sizes():
     sizes = {name: count(make()) for name, (make, *_) in SMALL.items()}
     keras.config.set_image_data_format("channels_first")

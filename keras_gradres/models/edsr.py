@@ -25,21 +25,23 @@ def EDSR(  # noqa: N802
     blocks: int = 16,
     filters: int = 64,
     res_scale: float = 1.0,
+    rgb_range: float = 1.0,
     residual: str = "convex",
     name: str = "edsr",
     **kwargs: Any,
 ) -> keras.Model:
     """EDSR, with a choice of the blocks' residual connection.
 
-    By default the published "baseline" size; `residual="identity"` is the published
-    network (1.37 million parameters for scale 2), but for the range of its inputs:
-    [0, 1] here, so that the features have the order of magnitude of a unit gradient.
+    By default the published "baseline" size; `residual="identity"` with `rgb_range=255`
+    is the published network, of 1.37 million parameters for scale 2.
 
     Args:
         scale: 2, 3 or 4.
         blocks: The number of residual blocks.
         filters: The number of channels.
         res_scale: What the branch of each block is multiplied by.
+        rgb_range: The range of colors within the network. The authors have 255, beside
+            which a gradient of unit norm is next to nothing.
         residual: The skip of the blocks, see `GradientResidual`.
         name: The name of the model.
         **kwargs: Other arguments of `GradientResidual` for the blocks, as `alpha`,
@@ -57,7 +59,11 @@ def EDSR(  # noqa: N802
     axis = upsampling.channel_axis()
     kwargs = {"residual": residual, "axis": axis, **kwargs}
     inputs = upsampling.image_input()
-    statistics = {"axis": axis, "mean": upsampling.RGB_MEAN, "variance": (1.0,) * 3}
+    statistics = {
+        "axis": axis,
+        "mean": upsampling.RGB_MEAN,
+        "variance": (rgb_range**-2,) * 3,
+    }
     x = layers.Normalization(**statistics)(inputs)
     x = start = layers.Conv2D(filters, 3, padding="same")(x)
     for _ in range(blocks):
