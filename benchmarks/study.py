@@ -20,6 +20,7 @@ import pathlib
 import platform
 import sys
 
+import keras
 import numpy as np
 import tqdm
 from scipy import stats
@@ -36,7 +37,7 @@ class Study:
 
     Args:
         description: The docstring of its file.
-        budgets: For each budget, the settings as a namespace-like dict; `seeds` is one.
+        budgets: For each budget a dict of settings; `seeds` is one of them.
         data: Whether it reads a folder of data, given as `--data` or by the environment
             variable KERAS_GRADRES_DATA.
         sweep: Whether `--sweep` chooses between settings that the paper leaves open.
@@ -67,6 +68,8 @@ class Study:
                 "--sweep", action="store_true", help="choose what the paper leaves open"
             )
         options = parser.parse_args()
+        if options.seeds is not None and options.seeds < 1:
+            parser.error(f"--seeds must be positive. Received: {options.seeds}")
         self.budget = options.budget
         self.settings = budgets[options.budget]
         self.sweep = sweep and options.sweep
@@ -89,7 +92,13 @@ class Study:
             group: Runs of equal groups are trained together.
         """
         path = self.out / f"{self.name}.jsonl"
-        found = _read(path)
+        found, backends = _read(path)
+        backend = keras.backend.backend()
+        if backends - {backend}:
+            raise ValueError(
+                f"{path} has results of {sorted(backends - {backend})}, which must not "
+                f"be mixed with those of {backend}. Give another folder as --out."
+            )
         missing = [run for run in runs if _key(run) not in found]
         groups = {}
         for run in missing:
@@ -113,7 +122,7 @@ class Study:
                 bar.update(before + sum(map(cost, together)) - bar.n)
                 for run, result in zip(together, results, strict=True):
                     _append(file, {"run": run, "result": result})
-        found = _read(path)
+        found, _ = _read(path)
         self.results = [(run, found[_key(run)]) for run in runs]
 
     def of(self, measure, **wanted):
@@ -142,12 +151,9 @@ class Study:
 
 def environment():
     """The command, the versions and the machine."""
-    import keras
-
-    names = {"jax": "jax", "torch": "torch", "tensorflow": "tensorflow"}
     backend = keras.backend.backend()
     versions = {"Python": platform.python_version(), "Keras": keras.__version__}
-    for package in (names[backend], f"{names[backend]}-cpu", "numpy"):
+    for package in (backend, f"{backend}-cpu", "numpy"):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -233,18 +239,19 @@ def _append(file, record):
 
 
 def _read(path):
-    if not path.exists():
-        return {}
-    text = path.read_text()
+    """The results by the keys of their runs, and the backends that made them."""
+    text = path.read_text() if path.exists() else ""
     whole = text[: text.rfind("\n") + 1]
     if whole != text:  # An interrupted write.
         path.write_text(whole)
     records = [json.loads(line) for line in whole.splitlines()]
-    return {
+    results = {
         _key(r["run"]): _map(r["result"], lambda x: math.nan if x is None else x)
         for r in records
         if "run" in r
     }
+    made = [r["environment"] for r in records if "environment" in r]
+    return results, {environment["backend"] for environment in made}
 
 
 def _to_json(x):

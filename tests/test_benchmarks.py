@@ -76,6 +76,12 @@ def test_resumes_where_it_was_interrupted(tmp_path):
     assert run("convergence", tmp_path, "--seeds", "3").returncode == 0
     added = [json.loads(line) for line in path.read_text().splitlines()[len(resumed) :]]
     assert {r["run"]["seed"] for r in added if "run" in r} == {2}
+    # Another backend's results are not taken for one's own.
+    backend = keras.backend.backend()
+    path.write_text(path.read_text().replace(f'"{backend}"', '"another"'))
+    found = run("convergence", tmp_path)
+    assert found.returncode != 0
+    assert "has results of ['another']" in found.stderr
 
 
 def test_missing_data_is_named(tmp_path):
