@@ -33,9 +33,24 @@ VARIANTS = {
     "GAL, alpha 0.5, improve": {"alpha": 0.5, "policy": "improve"},
 }
 BUDGETS = {
-    "smoke": {"seeds": 2, "steps": 60, "optimizers": ["gradient descent"]},
-    "cpu": {"seeds": 10, "steps": 300, "optimizers": list(OPTIMIZERS)},
-    "gpu": {"seeds": 30, "steps": 2000, "optimizers": list(OPTIMIZERS)},
+    "smoke": {
+        "seeds": 2,
+        "steps": 60,
+        "optimizers": ["gradient descent"],
+        "variants": list(VARIANTS)[:2],
+    },
+    "cpu": {
+        "seeds": 10,
+        "steps": 300,
+        "optimizers": list(OPTIMIZERS),
+        "variants": list(VARIANTS),
+    },
+    "gpu": {
+        "seeds": 30,
+        "steps": 2000,
+        "optimizers": list(OPTIMIZERS),
+        "variants": list(VARIANTS),
+    },
 }
 
 
@@ -110,7 +125,7 @@ def report(study):
     for optimizer in study.settings["optimizers"]:
         alone = study.of(heights, optimizer=optimizer, variant=ALONE)[0]
         level = alone[0] + 0.95 * (alone.min() - alone[0])
-        for variant in VARIANTS:
+        for variant in study.settings["variants"]:
             chosen = {"optimizer": optimizer, "variant": variant}
             ends = study.of(lambda result: heights(result)[-1], **chosen)
             # There is one path alone, so this is Student's test of one sample.
@@ -145,7 +160,7 @@ def draw(study):
     x, y = np.meshgrid(np.linspace(-1.4, 1.8, 200), np.linspace(-1.2, 1.7, 200))
     for (top, bottom), optimizer in zip(axes.T, optimizers, strict=True):
         top.contour(x, y, surface(x, y), 30, cmap="Greys_r", linewidths=0.6)
-        for i, variant in enumerate(VARIANTS):
+        for i, variant in enumerate(study.settings["variants"]):
             chosen = {"optimizer": optimizer, "variant": variant}
             color = "black" if variant == ALONE else f"C{i - 1}"
             paths = study.of(lambda result: result["path"], **chosen)
@@ -168,7 +183,7 @@ def main():
             {"optimizer": optimizer, "variant": variant, "seed": seed}
             | {"steps": study.settings["steps"]}
             for optimizer in study.settings["optimizers"]
-            for variant in VARIANTS
+            for variant in study.settings["variants"]
             for seed in (study.seeds if variant != ALONE else range(1))
         ],
         train,

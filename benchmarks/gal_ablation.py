@@ -99,7 +99,7 @@ TASKS = {
     "cifar10": (128, 0.1),
 }
 BUDGETS = {
-    "smoke": {"seeds": 2, "task": "digits", "steps": 60, "evaluations": 3},
+    "smoke": {"seeds": 1, "task": "digits", "steps": 60, "evaluations": 3},
     "cpu": {"seeds": 30, "task": "digits", "steps": 800, "evaluations": 20},
     "gpu": {"seeds": 5, "task": "cifar10", "steps": 78_000, "evaluations": 40},
 }

@@ -41,7 +41,7 @@ LEARNING_RATE = 1e-3
 EVALUATIONS = 10
 MEASURES = ("mae", "mse", "r2")
 BUDGETS = {
-    "smoke": {"seeds": 3, "tasks": ["diabetes"], "variants": FEW, "shorter": 20},
+    "smoke": {"seeds": 2, "tasks": ["diabetes"], "variants": FEW, "shorter": 20},
     "cpu": {"seeds": 30, "tasks": list(TASKS), "variants": list(VARIANTS)},
     "gpu": {"seeds": 30, "tasks": list(TASKS), "variants": list(VARIANTS)},
 }

@@ -56,7 +56,7 @@ COMPARED = [*FEW, "convex, alpha 3"]
 ALL = {"SEDSR": list(VARIANTS), "EDSR": list(VARIANTS), "SRResNet": list(VARIANTS)}
 BUDGETS = {
     "smoke": {
-        "seeds": 2,
+        "seeds": 1,
         "models": dict.fromkeys(("SEDSR", "EDSR", "SRResNet"), FEW),
         "sizes": {"blocks": 1, "filters": 8},
         "steps": {"SEDSR": 24, "EDSR": 24, "SRResNet": 24},
