@@ -235,6 +235,11 @@ ANY_SIZE: dict = {}
         (lambda: models.SRResNet(1), "`scale` must be one of"),
         (lambda: models.ResNet(18), "`depth` must be one of .* Received: depth=18"),
         (lambda: models.MLP(1, residual="skip"), "`residual` must be one of"),
+        (lambda: models.MLP(1, blocks=0), "`blocks` must be a positive integer"),
+        (lambda: models.EDSR(2, blocks=1.5), "`blocks` must be a positive integer"),
+        (lambda: models.SRResNet(2, blocks=-1), "`blocks` must be a positive integer"),
+        (lambda: models.UNet(2, levels=0), "`levels` must be a positive integer"),
+        (lambda: models.EDSR(2, rgb_range=0), "`rgb_range` must be positive"),
     ],
 )
 def test_wrong_arguments(make, message):

@@ -13,13 +13,13 @@ Usage:
         x = GradientResidualConv(kernel_size=3)(x)
 """
 
-import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 from keras import activations, initializers, layers, regularizers
 
+from keras_gradres.layers import arguments
 from keras_gradres.layers.gradient_residual import MADE_IN_BUILD, GradientResidual
 
 
@@ -109,7 +109,7 @@ class GradientResidualDense(_Block):
         **kwargs: Any,
     ) -> None:
         super().__init__(activation=activation, **kwargs)
-        self.units = _positive("units", units, optional=True)
+        self.units = arguments.positive_integer("units", units, optional=True)
 
     def build(self, input_shape):
         if self.branch is None:
@@ -174,11 +174,13 @@ class GradientResidualConv(_Block):
             activation=activation, **{"axis": self._channel_axis, **kwargs}
         )
         self.data_format = data_format
-        self.filters = _positive("filters", filters, optional=True)
+        self.filters = arguments.positive_integer("filters", filters, optional=True)
         if isinstance(kernel_size, (tuple, list)):
-            kernel_size = [_positive("kernel_size", size) for size in kernel_size]
+            kernel_size = [
+                arguments.positive_integer("kernel_size", size) for size in kernel_size
+            ]
         else:
-            kernel_size = _positive("kernel_size", kernel_size)
+            kernel_size = arguments.positive_integer("kernel_size", kernel_size)
         self.kernel_size = kernel_size
 
     def build(self, input_shape):
@@ -214,16 +216,6 @@ class GradientResidualConv(_Block):
 
 def _copy(initializer):
     return initializers.deserialize(initializers.serialize(initializer))
-
-
-def _positive(name, value, optional=False):
-    if value is None and optional:
-        return None
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(
-            f"`{name}` must be a positive integer. Received: {name}={value}"
-        )
-    return int(value)
 
 
 def _known_size(shape, axis):

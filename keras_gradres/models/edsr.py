@@ -11,12 +11,13 @@ Usage:
     large = model.predict(small)      # RGB in [0, 1], of any size
 """
 
+import math
 from typing import Any
 
 import keras
 from keras import layers
 
-from keras_gradres.layers import GradientResidual, GradientResidualConv
+from keras_gradres.layers import GradientResidual, GradientResidualConv, arguments
 from keras_gradres.models import upsampling
 
 
@@ -53,9 +54,14 @@ def EDSR(  # noqa: N802
         as large.
 
     Raises:
-        ValueError: if `scale` is not 2, 3 or 4.
+        ValueError: if `scale` is not 2, 3 or 4, or a number not positive.
     """
     upsampling.check_scale(scale)
+    blocks = arguments.positive_integer("blocks", blocks)
+    if not 0 < rgb_range < math.inf:
+        raise ValueError(
+            f"`rgb_range` must be positive. Received: rgb_range={rgb_range}"
+        )
     axis = upsampling.channel_axis()
     kwargs = {"residual": residual, "axis": axis, **kwargs}
     inputs = upsampling.image_input()

@@ -16,7 +16,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from keras_gradres.layers import GradientResidual
+from keras_gradres.layers import GradientResidual, arguments
 from keras_gradres.models import upsampling
 
 
@@ -47,9 +47,10 @@ def SRResNet(  # noqa: N802
         `EDSR`.
 
     Raises:
-        ValueError: if `scale` is not 2, 3 or 4.
+        ValueError: if `scale` is not 2, 3 or 4, or a number not positive.
     """
     upsampling.check_scale(scale)
+    blocks = arguments.positive_integer("blocks", blocks)
     axis = upsampling.channel_axis()
 
     def convolution(filters=filters, size=3):
