@@ -46,7 +46,7 @@ BUDGETS = {
         "train": 256,
         "variants": ["identity, SGD", "identity, SGD, GAL", "convex, SGD"],
     },
-    "cpu": {"seeds": 3, "epochs": 5, "train": 10_000, "variants": list(VARIANTS)},
+    "cpu": {"seeds": 2, "epochs": 4, "train": 10_000, "variants": list(VARIANTS)},
     "gpu": {"seeds": 5, "epochs": 200, "train": 50_000, "variants": list(VARIANTS)},
 }
 

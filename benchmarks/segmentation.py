@@ -2,7 +2,7 @@
 
 Trains a small U-Net to find the shapes in an image, with identity skips, none, and
 gradient residuals. Without `--data`, the images are made up: disks, squares and crosses
-with stripes, checks or dots on a background of noise, with exact masks. With it,
+of stripes and checks on a plain background, in noise, with exact masks. With it,
 FOLDER/images and FOLDER/masks hold images and masks of the same names, whose values are
 the classes; they are cut to the same size, and the last fifth of them tested.
 
@@ -29,10 +29,10 @@ VARIANTS = {
 SHAPES = ("disk", "square", "cross")
 SIZE = 64
 BATCH = 16
-LEARNING_RATE = 2e-3
+LEARNING_RATE = 5e-3
 BUDGETS = {
     "smoke": {"seeds": 1, "images": 80, "epochs": 8, "filters": 4},
-    "cpu": {"seeds": 5, "images": 1000, "epochs": 10, "filters": 8},
+    "cpu": {"seeds": 5, "images": 1000, "epochs": 12, "filters": 8},
     "gpu": {"seeds": 5, "images": 10_000, "epochs": 50, "filters": 32},
 }
 
@@ -40,7 +40,7 @@ BUDGETS = {
 def made_up(rng):
     """One image, uint8 RGB, and its mask: 0, or 1 + the number of a shape."""
     rows, columns = np.mgrid[:SIZE, :SIZE].astype("float64")
-    image = textured(rng, rows, columns)
+    image = np.ones((SIZE, SIZE, 1)) * rng.uniform(0.3, 0.7, 3)
     mask = np.zeros((SIZE, SIZE), "uint8")
     for _ in range(rng.integers(2, 5)):
         kind = rng.integers(len(SHAPES))
@@ -61,12 +61,12 @@ def made_up(rng):
 
 
 def textured(rng, rows, columns):
-    """An RGB image of stripes, checks or a plain color."""
+    """An RGB image of stripes or checks in two colors."""
     angle, frequency = rng.uniform(0, np.pi), rng.uniform(0.5, 2.5)
     a = np.sin(frequency * (rows * np.cos(angle) + columns * np.sin(angle)))
     b = np.sin(frequency * (columns * np.cos(angle) - rows * np.sin(angle)))
-    pattern = (a, a * b, 0 * a)[rng.integers(3)]
-    return 0.5 + np.where(pattern[..., None] > 0, *rng.uniform(-0.3, 0.3, (2, 3)))
+    pattern = (a, a * b)[rng.integers(2)]
+    return np.where(pattern[..., None] > 0, *rng.uniform(0, 1, (2, 3)))
 
 
 def load(study):

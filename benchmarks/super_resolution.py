@@ -129,9 +129,10 @@ def load(study):
         return [train], {"photograph": [test[160:260, 240:380]]}
     large = study.budget == "gpu" and data.has(study.data, "div2k")
     train = data.images(study.data, "div2k" if large else "t91")
+    sets = list(study.settings["sets"].items())
     test = {
         name: data.images(study.data, name)[:count]
-        for name, count in study.settings["sets"].items()
+        for name, count in (sets[:1] if study.sweep else sets)
         # Its pictures are not to be had everywhere.
         if name != "urban100" or data.has(study.data, name)
     }
