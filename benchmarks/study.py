@@ -197,10 +197,10 @@ def statistics(values, baseline, paired=True):
 
 
 def compared(values, baseline, digits, paired=True):
-    """The three cells of a table: `mean ± error`, difference, p."""
+    """Three cells of a table: `mean ± error`, difference, p; what is NaN is left out."""
     mean, error, difference, p = statistics(values, baseline, paired)
     return (
-        f"{mean:.{digits}f} ± {error:.{digits}f}",
+        f"{mean:.{digits}f}" + ("" if math.isnan(error) else f" ± {error:.{digits}f}"),
         f"{difference:+.{digits}f}",
         p_value(p),
     )
