@@ -197,7 +197,7 @@ def statistics(values, baseline, paired=True):
 
 
 def compared(values, baseline, digits, paired=True):
-    """Three cells of a table: `mean ± error`, difference, p; what is NaN is left out."""
+    """Three cells of a table: `mean ± error`, difference, p; none is NaN."""
     mean, error, difference, p = statistics(values, baseline, paired)
     return (
         f"{mean:.{digits}f}" + ("" if math.isnan(error) else f" ± {error:.{digits}f}"),
