@@ -157,13 +157,20 @@ def statistics(model):
 
 
 @pytest.mark.parametrize("name", SMALL)
-@pytest.mark.parametrize("residual", ["convex", "none"])
-def test_trains_saves_and_loads(name, residual, tmp_path):
-    make, shape, output_shape = SMALL[name]
+@pytest.mark.parametrize("residual", ["none", "gradient", "scaled"])
+def test_residual_is_that_of_all_blocks(name, residual):
+    make, _, output_shape = SMALL[name]
     model = make(residual=residual)
     blocks = [m for m in model.layers if isinstance(m, GradientResidual)]
     assert blocks
     assert {block.residual for block in blocks} == {residual}
+    assert model.output_shape[-1] == output_shape[-1]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_trains_saves_and_loads(name, tmp_path):
+    make, shape, output_shape = SMALL[name]
+    model = make()
     rng = np.random.default_rng(0)
     x = rng.normal(size=shape).astype("float32")
     y = rng.normal(size=output_shape).astype("float32")
@@ -200,17 +207,14 @@ def test_arguments_reach_the_blocks():
     assert made == names
 
 
-@settings(max_examples=8, deadline=None)
-@given(
-    st.sampled_from(["edsr", "resnet", "unet"]), st.integers(4, 13), st.integers(4, 13)
-)
+@settings(max_examples=5, deadline=None)
+@given(st.sampled_from(["edsr", "unet"]), st.integers(4, 13), st.integers(4, 13))
 def test_any_size(name, height, width):
     model = ANY_SIZE[name]
     x = np.ones((1, height, width, 3), "float32")
     found = model(x).shape
     expected = {
         "edsr": (1, 2 * height, 2 * width, 3),
-        "resnet": (1, 4),
         "unet": (1, height, width, 3),
     }
     assert tuple(found) == expected[name]
@@ -218,7 +222,7 @@ def test_any_size(name, height, width):
 
 @pytest.fixture(scope="module", autouse=True)
 def _models_of_any_size():
-    for name in ("edsr", "resnet", "unet"):
+    for name in ("edsr", "unet"):
         ANY_SIZE[name] = SMALL[name][0]()
 
 
@@ -250,7 +254,7 @@ def test_wrong_arguments(make, message):
 def test_mixed_precision():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        for name in ("edsr", "resnet", "unet"):
+        for name in ("edsr", "unet"):
             make, shape, output_shape = SMALL[name]
             found = make()(np.ones(shape, "float32"))
             assert tuple(found.shape) == output_shape
