@@ -15,6 +15,7 @@ import math
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers
 
 from keras_gradres.layers import GradientResidual, GradientResidualConv, arguments
@@ -65,12 +66,9 @@ def EDSR(  # noqa: N802
     axis = upsampling.channel_axis()
     kwargs = {"residual": residual, "axis": axis, **kwargs}
     inputs = upsampling.image_input()
-    statistics = {
-        "axis": axis,
-        "mean": upsampling.RGB_MEAN,
-        "variance": (rgb_range**-2,) * 3,
-    }
-    x = layers.Normalization(**statistics)(inputs)
+    mean = np.reshape(upsampling.RGB_MEAN, (3, 1, 1) if axis == 1 else (3,))
+    offset = (-rgb_range * mean).tolist()
+    x = layers.Rescaling(rgb_range, offset)(inputs)
     x = start = layers.Conv2D(filters, 3, padding="same")(x)
     for _ in range(blocks):
         if res_scale == 1:
@@ -86,7 +84,7 @@ def EDSR(  # noqa: N802
     x = layers.Add()([start, x])
     x = upsampling.upsample(x, scale, filters)
     x = layers.Conv2D(3, 3, padding="same")(x)
-    outputs = layers.Normalization(invert=True, **statistics)(x)
+    outputs = layers.Rescaling(1 / rgb_range, mean.tolist())(x)
     return keras.Model(inputs, outputs, name=name)
 
 
