@@ -189,10 +189,7 @@ def main():
         lambda runs, bar: train(runs[0], bar, parts),
         cost=lambda run: run["epochs"],
     )
-    study.write(report(study))
-    draw(study)
-    if study.budget == "smoke":
-        check(study)
+    study.conclude(report(study), lambda: draw(study), check)
 
 
 def check(study):

@@ -188,12 +188,9 @@ def main():
         ],
         train,
         cost=lambda run: run["steps"],
-        group=lambda run: str({**run, "seed": None}),
+        together=True,
     )
-    study.write(report(study))
-    draw(study)
-    if study.budget == "smoke":
-        check(study)
+    study.conclude(report(study), lambda: draw(study), check)
 
 
 def check(study):

@@ -270,12 +270,11 @@ def main():
         ],
         lambda runs, bar: train(runs, bar, study, x, y, chosen[runs[0]["variant"]]),
         cost=lambda run: run["steps"],
-        group=lambda run: run["variant"],
+        together=True,
     )
-    study.write(report(study, list(chosen)))
-    draw(study, list(chosen))
-    if study.budget == "smoke":
-        check(study)
+    study.conclude(
+        report(study, list(chosen)), lambda: draw(study, list(chosen)), check
+    )
 
 
 def check(study):

@@ -178,10 +178,7 @@ def main():
         lambda runs, bar: train(runs[0], bar, study, x, masks),
         cost=lambda run: run["epochs"],
     )
-    study.write(report(study, x))
-    draw(study, x, masks)
-    if study.budget == "smoke":
-        check(study)
+    study.conclude(report(study, x), lambda: draw(study, x, masks), check)
 
 
 def check(study):

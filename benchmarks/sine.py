@@ -272,15 +272,12 @@ def main():
         make_runs(study),
         lambda runs, bar: train(runs, bar, study.settings["evaluations"]),
         cost=lambda run: run["steps"],
-        group=lambda run: str({**run, "seed": None}),
+        together=True,
     )
     if study.sweep:
         study.write(sweep_report(study))
         return
-    study.write(report(study))
-    draw(study)
-    if study.budget == "smoke":
-        check(study)
+    study.conclude(report(study), lambda: draw(study), check)
 
 
 def check(study):

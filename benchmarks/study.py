@@ -6,9 +6,8 @@ appended to `OUT/NAME.jsonl` once it is there, so that a study that is interrupt
 on where it stopped, and one that is asked for more seeds trains only these.
 
     study = Study(__doc__, {"smoke": ..., "cpu": ..., "gpu": ...})
-    study.run(runs, train)          # train(run, bar) returns the result
-    study.write(text)               # OUT/NAME.md
-    study.save(figure)              # OUT/NAME.png
+    study.run(runs, train)          # train(runs, bar) returns their results
+    study.conclude(text, draw, check)       # OUT/NAME.md; draw saves OUT/NAME.png
 """
 
 import argparse
@@ -81,7 +80,7 @@ class Study:
         self.out.mkdir(parents=True, exist_ok=True)
         self.results = []
 
-    def run(self, runs, train, cost=lambda run: 1, group=_key):
+    def run(self, runs, train, cost=lambda run: 1, together=False):
         """Trains what is not in the file yet, and fills `results`.
 
         Args:
@@ -89,7 +88,7 @@ class Study:
             train: A function of a list of runs and of the progress bar, returning the
                 list of their results. It moves the bar by the cost of these runs.
             cost: How much of the bar a run takes.
-            group: Runs of equal groups are trained together.
+            together: Whether runs that differ in their seed only are trained at once.
         """
         path = self.out / f"{self.name}.jsonl"
         found, backends = _read(path)
@@ -102,7 +101,8 @@ class Study:
         missing = [run for run in runs if _key(run) not in found]
         groups = {}
         for run in missing:
-            groups.setdefault(group(run), []).append(run)
+            alike = {**run, "seed": None} if together else run
+            groups.setdefault(_key(alike), []).append(run)
         with (
             path.open("a") as file,
             tqdm.tqdm(
@@ -115,12 +115,12 @@ class Study:
         ):
             if missing:
                 _append(file, {"environment": environment()})
-            for together in groups.values():
-                bar.set_postfix_str(str(together[0]["variant"]))
+            for group in groups.values():
+                bar.set_postfix_str(str(group[0]["variant"]))
                 before = bar.n
-                results = train(together, bar)
-                bar.update(before + sum(map(cost, together)) - bar.n)
-                for run, result in zip(together, results, strict=True):
+                results = train(group, bar)
+                bar.update(before + sum(map(cost, group)) - bar.n)
+                for run, result in zip(group, results, strict=True):
                     _append(file, {"run": run, "result": result})
         found, _ = _read(path)
         self.results = [(run, found[_key(run)]) for run in runs]
@@ -144,6 +144,13 @@ class Study:
         )
         (self.out / f"{self.name}.md").write_text(text)
         print(f"\n{text}\nIn {self.out}: {self.name}.jsonl, .md and .png")
+
+    def conclude(self, text, draw, check):
+        """Writes the report and draws; with the `smoke` budget, checks as well."""
+        self.write(text)
+        draw()
+        if self.budget == "smoke":
+            check(self)
 
     def save(self, figure, suffix=""):
         figure.savefig(self.out / f"{self.name}{suffix}.png", dpi=80)

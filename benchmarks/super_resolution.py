@@ -359,10 +359,7 @@ def main():
     if study.sweep:
         study.write(sweep_report(study, test))
         return
-    study.write(report(study, test))
-    draw(study, test)
-    if study.budget == "smoke":
-        check(study)
+    study.conclude(report(study, test), lambda: draw(study, test), check)
 
 
 def check(study):
