@@ -6,28 +6,31 @@ active Keras backend is chosen here, once, when the package is imported.
 
 The contract:
 
-`vjp(layer, x, cotangent, *, second_order=False, **call_arguments) -> (y, p)`
+`vjp(function, tensors, layer, *, second_order=False) -> (outputs, others, pullback)`
 
-    Calls `layer` on `x` inside a forward pass and differentiates that call with
-    respect to `x`: `y = layer(x)` and `p = J(x)^T c`, where `J` is the Jacobian of
-    `y` with respect to `x` and `c` the cotangent.
+    Calls `function(*tensors)` inside a forward pass, and differentiates that call with
+    respect to the tensors.
 
-    - `layer`: a built Keras layer that takes one tensor and returns one tensor.
-    - `x`: a floating-point tensor of the layer's compute dtype.
-    - `cotangent`: a tensor that broadcasts to the shape of `y` and is cast to its
-      dtype, or a function that is given `y` and returns such a tensor (the shape
-      of `y` may be known only then).
-    - `call_arguments`: passed to the layer as they are: `training`, `mask`.
-    - `y` is connected to the rest of the computation exactly as `layer(x)` is.
-    - `p` has the shape and dtype of `x`. With `second_order=False` it is a constant:
-      no gradient flows through it. With `second_order=True` the gradient flows
-      through it to `x`, to the weights of the layer, and to the cotangent. Where
-      `y` does not depend on `x`, `p` is zero.
-    - The layer is called exactly once, through `layer.__call__`. Its state
-      (moving statistics, seeds) moves exactly as in that one call, and losses
-      added inside it (activity regularization) are kept, by it or a layer in it.
+    - `tensors`: a list of floating-point tensors, no one twice.
+    - `function`: returns a list of floating-point tensors, the `outputs`, and `others`,
+      any structure of tensors that are not differentiated. It calls `layer`, a built
+      Keras layer or operation, once; it is called once itself.
+    - `outputs` are connected to the rest of the computation as those of the function.
+    - `pullback(cotangents)` returns J^T c, a list with the shapes of the tensors. The
+      cotangents broadcast to the outputs and are cast to their dtypes; `None` stands for
+      zero. With `second_order=False` what it returns is a constant: no gradient flows
+      through it. With `second_order=True` the gradient flows through it to the tensors,
+      to the weights of the layer, and to the cotangents. Where the outputs do not depend
+      on a tensor, it is zero.
+    - The state of the layer (moving statistics, seeds) moves exactly as in one call, and
+      losses added inside it (activity regularization) are kept, by it or a layer in it.
     - It may be nested, and it works where the surrounding code records no gradients
       (inference), there without leaving anything to be freed later.
+
+`outside_of_traces()`
+
+    A context in which what is computed is computed now, with numbers, wherever the
+    surrounding code is being traced.
 
 `gradient_hook(x, backward, *operands) -> (x, is_pending)`
 
@@ -63,6 +66,7 @@ import keras
 if keras.backend.backend() == "jax":
     from keras_gradres.backend.jax import (
         gradient_hook,
+        outside_of_traces,
         uncompiled,
         value_and_grad,
         vjp,
@@ -70,6 +74,7 @@ if keras.backend.backend() == "jax":
 elif keras.backend.backend() == "tensorflow":
     from keras_gradres.backend.tensorflow import (
         gradient_hook,
+        outside_of_traces,
         uncompiled,
         value_and_grad,
         vjp,
@@ -77,6 +82,7 @@ elif keras.backend.backend() == "tensorflow":
 elif keras.backend.backend() == "torch":
     from keras_gradres.backend.torch import (
         gradient_hook,
+        outside_of_traces,
         uncompiled,
         value_and_grad,
         vjp,
@@ -84,9 +90,10 @@ elif keras.backend.backend() == "torch":
 else:
     from keras_gradres.backend.unsupported import (
         gradient_hook,
+        outside_of_traces,
         uncompiled,
         value_and_grad,
         vjp,
     )
 
-__all__ = ["gradient_hook", "uncompiled", "value_and_grad", "vjp"]
+__all__ = ["gradient_hook", "outside_of_traces", "uncompiled", "value_and_grad", "vjp"]

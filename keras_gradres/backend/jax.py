@@ -53,16 +53,18 @@ def _keep_alive(losses, layer, outer_scope):
     _remembered[layer] = (reference, [*kept, *losses])
 
 
-def vjp(layer, x, cotangent, *, second_order=False, **call_arguments):
+def vjp(function, tensors, layer, *, second_order=False):
     scope = _Overlay()
 
-    def call(x):
+    def call(*tensors):
         with scope:
-            y = layer(x, **call_arguments)
+            outputs, others = function(*tensors)
         updates = [scope.get_current_value(v) for v in scope.assigned.values()]
-        return y, (updates, scope.losses)
+        return outputs, (others, updates, scope.losses)
 
-    y, pullback, (updates, losses) = jax.vjp(call, x, has_aux=True)
+    outputs, transposed, (others, updates, losses) = jax.vjp(
+        call, *tensors, has_aux=True
+    )
     for variable, value in zip(scope.assigned.values(), updates, strict=True):
         variable.assign(value)
     if losses:
@@ -71,9 +73,15 @@ def vjp(layer, x, cotangent, *, second_order=False, **call_arguments):
         owner.add_loss(losses)
         _keep_alive([*scope.losses, *losses], layer, scope.original_scope)
 
-    c = cotangent(y) if callable(cotangent) else cotangent
-    (p,) = pullback(jnp.broadcast_to(c, y.shape).astype(y.dtype))
-    return y, p if second_order else jax.lax.stop_gradient(p)
+    def pullback(cotangents):
+        cotangents = [
+            jnp.zeros_like(y) if c is None else jnp.broadcast_to(c, y.shape)
+            for c, y in zip(cotangents, outputs, strict=True)
+        ]
+        found = transposed(cotangents)
+        return list(found if second_order else map(jax.lax.stop_gradient, found))
+
+    return outputs, others, pullback
 
 
 def gradient_hook(x, backward, *operands):
@@ -103,6 +111,10 @@ def gradient_hook(x, backward, *operands):
 def value_and_grad(function, tensors):
     (value, extra), gradients = jax.value_and_grad(function, has_aux=True)(tensors)
     return value, extra, gradients
+
+
+def outside_of_traces():
+    return jax.ensure_compile_time_eval()
 
 
 def uncompiled(function):

@@ -8,28 +8,69 @@ import tensorflow as tf
 from keras_gradres.traversal import layers_in
 
 
-def vjp(layer, x, cotangent, *, second_order=False, **call_arguments):
+def vjp(function, tensors, layer, *, second_order=False):
     if second_order:
         _check_second_derivative(layer)
     recording = _tapes_are_recording()
     if not recording and tf.executing_eagerly():
-        # Symbolic differentiation does not need a tape, but a graph.
-        return tf.function(vjp)(layer, x, cotangent, **call_arguments)
+        return _vjp_without_tape(function, tensors, layer)
+    with tf.GradientTape(watch_accessed_variables=False, persistent=recording) as tape:
+        tape.watch(tensors)
+        outputs, others = function(*tensors)
 
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(x)
-        y = layer(x, **call_arguments)
-    c = cotangent(y) if callable(cotangent) else cotangent
-    c = tf.broadcast_to(tf.cast(c, y.dtype), tf.shape(y))
-    # Out of the tape's `with`: an outer tape still records the product, which is
-    # what `second_order` needs.
-    if recording:
-        p = tape.gradient(y, x, output_gradients=c)
-    else:
-        (p,) = tf.gradients(y, x, grad_ys=c)
-    if p is None:
-        p = tf.zeros_like(x)
-    return y, p if second_order else tf.stop_gradient(p)
+    def pullback(cotangents):
+        # Out of the tape's `with`: an outer tape still records the product, which is
+        # what `second_order` needs.
+        pairs = _known(outputs, cotangents)
+        if recording:
+            found = tape.gradient(
+                [y for y, _ in pairs],
+                tensors,
+                output_gradients=[c for _, c in pairs],
+                unconnected_gradients=tf.UnconnectedGradients.ZERO,
+            )
+        else:
+            found = _symbolic_gradients(pairs, tensors)
+        found = list(map(tf.convert_to_tensor, found))
+        return found if second_order else list(map(tf.stop_gradient, found))
+
+    return outputs, others, pullback
+
+
+def _known(outputs, cotangents):
+    """Those outputs that have a cotangent, with it."""
+    return [
+        (y, tf.broadcast_to(tf.cast(c, y.dtype), tf.shape(y)))
+        for y, c in zip(outputs, cotangents, strict=True)
+        if c is not None
+    ]
+
+
+def _symbolic_gradients(pairs, tensors):
+    return tf.gradients(
+        [y for y, _ in pairs],
+        tensors,
+        grad_ys=[c for _, c in pairs],
+        unconnected_gradients=tf.UnconnectedGradients.ZERO,
+    )
+
+
+def _vjp_without_tape(function, tensors, layer):
+    """Where tapes do not record: a graph of the same call, with the state before it."""
+    state = [(v, tf.identity(v.value)) for v in layer.non_trainable_variables]
+    outputs, others = function(*tensors)
+
+    @tf.function
+    def again(tensors, cotangents):
+        with keras.StatelessScope(state):
+            outputs, _ = function(*tensors)
+        return _symbolic_gradients(_known(outputs, cotangents), tensors)
+
+    def pullback(cotangents):
+        found = again(tensors, cotangents)
+        return [tf.stop_gradient(p) for p in found]
+
+    return outputs, others, pullback
 
 
 def gradient_hook(x, backward, *operands):
@@ -110,6 +151,10 @@ def _check_second_derivative(layer):
             "`second_order=True` would train on wrong gradients. Instead "
             f"{moments[type(inner)]}use `second_order=False`, or another backend."
         )
+
+
+def outside_of_traces():
+    return tf.init_scope()
 
 
 def uncompiled(function):

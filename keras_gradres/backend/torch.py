@@ -12,35 +12,48 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 # `torch.compile` cannot trace `torch.autograd.grad` into a graph that is itself
 # differentiated; compiled around it, not through it, a model trains correctly.
 @torch.compiler.disable
-def vjp(layer, x, cotangent, *, second_order=False, **call_arguments):
+def vjp(function, tensors, layer, *, second_order=False):
     recording = torch.is_grad_enabled()
     second_order = second_order and recording
-    # The fused kernels of attention have no second derivative.
-    kernel = sdpa_kernel(SDPBackend.MATH) if second_order else contextlib.nullcontext()
     # `predict` and `evaluate` switch gradients off; the product needs them. Inside
     # `torch.inference_mode` it needs tensors that are not inference tensors, too.
-    with torch.inference_mode(False), torch.enable_grad():
-        if x.is_inference():
-            x = x.clone()
-        if not (recording and x.requires_grad):
-            x = x.detach().requires_grad_()
-        with kernel:
-            y = layer(x, **call_arguments)
-        c = cotangent(y) if callable(cotangent) else cotangent
-        c = c.to(y.dtype).expand(y.shape)
-        p = None
-        if y.requires_grad:
-            (p,) = torch.autograd.grad(
-                y,
-                x,
-                c if second_order else c.detach(),
-                retain_graph=recording,
+    with _differentiable(second_order):
+        tensors = [
+            t
+            if recording and t.requires_grad
+            else (t.clone() if t.is_inference() else t).detach().requires_grad_()
+            for t in tensors
+        ]
+        outputs, others = function(*tensors)
+
+    @torch.compiler.disable
+    def pullback(cotangents):
+        with _differentiable(second_order):
+            pairs = [
+                (y, (c if second_order else c.detach()).to(y.dtype).expand(y.shape))
+                for y, c in zip(outputs, cotangents, strict=True)
+                if c is not None and y.requires_grad
+            ]
+            if not pairs:
+                return [torch.zeros_like(t) for t in tensors]
+            found = torch.autograd.grad(
+                *zip(*pairs, strict=True),
+                tensors,
+                retain_graph=True,
                 create_graph=second_order,
-                allow_unused=True,
+                materialize_grads=True,
             )
-        if p is None:
-            p = torch.zeros_like(x)
-    return (y, p) if recording else (y.detach(), p)
+        return list(found)
+
+    return [y if recording else y.detach() for y in outputs], others, pullback
+
+
+@contextlib.contextmanager
+def _differentiable(second_order):
+    # The fused kernels of attention have no second derivative.
+    kernel = sdpa_kernel(SDPBackend.MATH) if second_order else contextlib.nullcontext()
+    with torch.inference_mode(False), torch.enable_grad(), kernel:
+        yield
 
 
 def gradient_hook(x, backward, *operands):
@@ -78,6 +91,11 @@ def _detached(values):
     return keras.tree.map_structure(
         lambda t: t.detach() if isinstance(t, torch.Tensor) else t, values
     )
+
+
+def outside_of_traces():
+    # Not the device of shapes alone, on which Keras finds the shapes of outputs.
+    return keras.device("cpu")
 
 
 def uncompiled(function):

@@ -1,5 +1,7 @@
 """Keras backends that cannot differentiate: importing works, calling raises."""
 
+import contextlib
+
 import keras
 
 
@@ -17,6 +19,10 @@ vjp = value_and_grad = _refuse
 def gradient_hook(x, backward, *operands):
     # There is no backward pass; values are what they are elsewhere.
     return x, lambda: False
+
+
+def outside_of_traces():
+    return contextlib.nullcontext()
 
 
 def uncompiled(function):

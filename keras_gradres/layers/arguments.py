@@ -31,6 +31,10 @@ def as_layer(branch):
 
 
 def as_initializer(alpha):
+    if alpha is None:
+        raise ValueError(
+            "`alpha` must be a number or an initializer. Received: alpha=None"
+        )
     if isinstance(alpha, numbers.Real):
         if not math.isfinite(alpha):
             raise ValueError(f"`alpha` must be finite. Received: alpha={alpha}")
@@ -67,6 +71,18 @@ def resolve_axes(axis, rank):
             f"Received: axis={axis}, with inputs of rank {rank}"
         )
     return resolved
+
+
+def check_data_format(axis, layers, rank):
+    """Raises if the norm is over the width of images with their channels first."""
+    axes = axis if isinstance(axis, (list, tuple)) else [axis]
+    first = [x for x in layers if getattr(x, "data_format", None) == "channels_first"]
+    if first and rank > 2 and axis is not None and set(axes) <= {-1, rank - 1}:
+        raise ValueError(
+            "`axis` must be the axis of the channels, 1, since layers of `branch` have "
+            f"data_format='channels_first'. Received: axis={axis}, and the layer "
+            f"'{first[0].name}'"
+        )
 
 
 def may_be_equal(a, b):

@@ -22,12 +22,14 @@ from typing import Any
 import keras
 from keras import activations, initializers, ops
 
-from keras_gradres import backend
-from keras_gradres.layers import arguments, inner, skip
-from keras_gradres.layers.split import split
+from keras_gradres import precision
+from keras_gradres.layers import arguments, inner, vanishing
+from keras_gradres.layers.residuals import RESIDUALS, Gradient
+from keras_gradres.pullbacks import Graph, Pullback, register
+from keras_gradres.pullbacks.activations import of_function
+from keras_gradres.pullbacks.walk import VanishingGradientError
+from keras_gradres.traversal import layers_in
 
-_WITH_GRADIENT = ("convex", "gradient", "additive", "magnitude")
-_RESIDUALS = (*_WITH_GRADIENT, "identity", "scaled", "none")
 _SMALLEST_NORMAL = 1.1754944e-38
 # The branch of subclasses that make it from the shape of the input.
 MADE_IN_BUILD: Any = object()
@@ -114,18 +116,20 @@ class GradientResidual(keras.Layer):
         trainable_alpha: bool = True,
         normalize: bool = True,
         axis: int | Sequence[int] | None = -1,
-        epsilon: float = 1e-12,
+        epsilon: float | None = None,
         second_order: bool = False,
         shortcut: keras.Layer | None = None,
         activation: Callable | str | dict | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        if residual not in _RESIDUALS:
+        # The layers of the branch have dtypes of their own; the inputs are cast in `call`.
+        super().__init__(autocast=False, **kwargs)
+        if residual not in RESIDUALS:
             raise ValueError(
-                f"`residual` must be one of {_RESIDUALS}. Received: residual={residual}"
+                f"`residual` must be one of {tuple(RESIDUALS)}. "
+                f"Received: residual={residual}"
             )
-        if not _SMALLEST_NORMAL <= epsilon < math.inf:
+        if epsilon is not None and not _SMALLEST_NORMAL <= epsilon < math.inf:
             raise ValueError(
                 "`epsilon` must be a positive number, not below the smallest normal "
                 f"float32 ({_SMALLEST_NORMAL}). Received: epsilon={epsilon}"
@@ -146,6 +150,7 @@ class GradientResidual(keras.Layer):
         self.residual = residual
         self.alpha_initializer = arguments.as_initializer(alpha)
         self.alpha: Any = None
+        self.gamma: Any = None
         self.scale: Any = None
         self.trainable_alpha = trainable_alpha
         self.normalize = normalize
@@ -155,17 +160,21 @@ class GradientResidual(keras.Layer):
         self.shortcut = shortcut
         self.activation = activations.get(activation)
         self.supports_masking = True
-        self._parts: Any = None
+        self._kind = RESIDUALS[residual]
+        self._graph: Any = None
+        self._shortcut_graph: Any = None
+        self._measured = _Measured()
 
     def build(self, input_shape):
-        self._norm_axes = arguments.resolve_axes(self.axis, len(input_shape))
-        shape = (None, *input_shape[1:])
+        arguments.resolve_axes(self.axis, len(input_shape))
+        shape = self._built_shape = (None, *input_shape[1:])
         output_shape = inner.build(self.branch, "branch", shape, self.compute_dtype)
         skip_shape = shape
         if self.shortcut is not None:
             skip_shape = inner.build(
                 self.shortcut, "shortcut", shape, self.compute_dtype
             )
+            self._shortcut_graph = Graph(self.shortcut)
         if self.residual != "none" and not arguments.may_be_equal(
             output_shape, skip_shape
         ):
@@ -175,49 +184,66 @@ class GradientResidual(keras.Layer):
                 f"output. Received: the branch's output of shape {output_shape}, and "
                 f"the skip of shape {skip_shape} (shortcut={self.shortcut})"
             )
-        if self.residual in _WITH_GRADIENT:
-            self._parts = split(self.branch)
-            self._build_parts(shape)
-        # Not cast to the compute dtype: the skip is mixed in float32 at least.
-        if self.residual == "convex":
-            self.alpha = self.add_weight(
-                shape=(),
-                initializer=self.alpha_initializer,
-                trainable=self.trainable_alpha,
-                autocast=False,
-                name="alpha",
-            )
-        if self.residual == "scaled":
-            self.scale = self.add_weight(
-                shape=(), initializer="ones", autocast=False, name="scale"
-            )
+        self._graph = Graph(self.branch)
+        if self._kind.needs_gradient:
+            arguments.check_data_format(self.axis, self._graph.layers, len(shape))
+            if not self._graph.is_certain:
+                # Training depends on what is frozen, which may change.
+                self._measure(shape, training=True)
+                self._refuse(self._measure(shape, training=False))
+        if self._kind.weight is not None:
+            self._add_weight(shape)
 
-    def _build_parts(self, shape):
-        """Builds what `split` has joined from layers that are built already."""
-        for part in (self._parts.head, self._parts.tail):
-            if part is not None:
-                shape = inner.build(part, "branch", shape, self.compute_dtype)
+    def _add_weight(self, shape):
+        """The weight of the skip; not cast, since it is mixed in float32 at least."""
+        kind = self._kind
+        weight = self.add_weight(
+            shape=(self._features(shape),) if kind.per_feature else (),
+            initializer=kind.initializer or self.alpha_initializer,
+            trainable=self.trainable_alpha if kind.weight == "alpha" else True,
+            autocast=False,
+            name=kind.weight,
+        )
+        setattr(self, kind.weight, weight)
+
+    def _feature_axis(self, rank):
+        """The axis along which `gamma` has entries: the last one of the norm."""
+        if self.axis is None:
+            return rank - 1
+        return arguments.resolve_axes(self.axis, rank)[-1]
+
+    def _features(self, shape):
+        axis = self._feature_axis(len(shape))
+        if shape[axis] is None:
+            raise ValueError(
+                f"The size of axis {axis} of the inputs must be known with "
+                f"residual='{self.residual}', which has a weight for each entry. "
+                f"Received: inputs of shape {shape}"
+            )
+        return shape[axis]
 
     def call(self, inputs, training=None, mask=None):
-        self._check_dtype(inputs)
-        if self.residual in _WITH_GRADIENT:
-            outputs, p = self._value_and_gradient(inputs, training, mask)
-        else:
-            outputs = self.branch(
-                inputs, **inner.call_arguments(self.branch, training, mask)
-            )
-            p = None
+        inputs = self._checked(inputs)
+        run = self._graph.run(
+            inputs,
+            bool(training),
+            mask,
+            second_order=self.second_order,
+            differentiate=self._kind.needs_gradient,
+        )
+        skip = self._skip(inputs, run, training)
+        if skip is not None and self.shortcut is not None:
+            skip = self._shortcut_graph.run(
+                skip, bool(training), mask, differentiate=False
+            ).output
+        return self.activation(self._sum(run, skip))
+
+    def _sum(self, run, skip):
         # A branch may have a dtype policy of its own.
-        outputs = ops.cast(outputs, self.compute_dtype)
-        if self.residual != "none":
-            x = ops.cast(self._skip(inputs, p), self.compute_dtype)
-            if self.shortcut is not None:
-                x = self.shortcut(
-                    x, **inner.call_arguments(self.shortcut, training, mask)
-                )
-                x = ops.cast(x, self.compute_dtype)
-            outputs = outputs + x
-        return self.activation(outputs)
+        outputs = ops.cast(run.output, self.compute_dtype)
+        if skip is None:
+            return outputs
+        return outputs + ops.cast(skip, self.compute_dtype)
 
     def rematerialized_call(self, layer_call, *args, **kwargs):
         # TensorFlow rematerializes only functions without keyword arguments.
@@ -229,68 +255,63 @@ class GradientResidual(keras.Layer):
 
         return call
 
-    def _value_and_gradient(self, inputs, training, mask):
-        """F(x) and p, with one call of each of the branch's layers."""
-        head, tail, last = self._parts.head, self._parts.tail, self._parts.last
-        if head is None:
-            outputs, head_mask = inputs, mask
-            cotangent = self._cotangent(inputs, inputs, mask)
-            p = ops.broadcast_to(cotangent, ops.shape(inputs))
-        else:
-            head_mask = inner.mask_after(head, inputs, mask)
-            outputs, p = backend.vjp(
-                head,
-                inputs,
-                lambda y: self._cotangent(y, inputs, head_mask),
-                second_order=self.second_order,
-                **inner.call_arguments(head, training, mask),
-            )
-        mask = head_mask
-        for layer in last if tail is None else (tail, *last):
-            inputs = outputs
-            outputs = layer(inputs, **inner.call_arguments(layer, training, mask))
-            mask = inner.mask_after(layer, inputs, mask)
-        return outputs, p
-
-    def _cotangent(self, outputs, inputs, mask):
-        """J_T^T 1: the cotangent of the head's `outputs`, which `mask` masks.
-
-        For one sample, or for each one where the mask takes positions out of the sum.
-        """
-        cotangent = ops.ones((1, *ops.shape(outputs)[1:]), dtype=outputs.dtype)
-        tail = self._parts.tail
-        if tail is not None:
-            # Affine: the derivative is the same everywhere, so also at 1.
-            _, cotangent = backend.vjp(
-                tail, cotangent, ops.ones_like, second_order=self.second_order
-            )
-            # The tail layers that keep a mask do not mix positions.
-            mask = mask if inner.mask_after(tail, inputs, mask) is not None else None
-        if mask is not None:
-            for _ in range(len(outputs.shape) - len(mask.shape)):
-                mask = ops.expand_dims(mask, -1)
-            cotangent = cotangent * ops.cast(mask, cotangent.dtype)
-        return cotangent
-
-    def _skip(self, x, p):
-        if self.residual == "identity":
-            return x
+    def _skip(self, x, run, training):
+        kind = self._kind
+        if self.residual in ("identity", "none"):
+            return kind.formula(x, None, None)
         # In half precision squares overflow, and so do sums for a scalar's gradient.
         dtype = keras.backend.result_type(x.dtype, "float32")
-        x = ops.cast(x, dtype)
-        if self.residual == "scaled":
-            return ops.cast(self.scale, dtype) * x
-        p = ops.cast(p, dtype)
-        if self.residual == "magnitude":
-            return skip.norm(p, self._norm_axes, self.epsilon)
-        r = 1.0
-        if self.normalize:
-            r = skip.inverse_norm(p, self._norm_axes, self.epsilon)
-        if self.residual == "gradient":
-            return r * p
-        if self.residual == "additive":
-            return x + r * p
-        return skip.convex(x, p, r, ops.cast(self.alpha, dtype))
+        rank = len(x.shape)
+        gradient = None
+        if kind.needs_gradient:
+            gradient = Gradient(
+                ops.cast(self._gradient(run, x.shape, training), dtype),
+                arguments.resolve_axes(self.axis, rank),
+                self._epsilon(x.dtype),
+                self.normalize,
+            )
+        weight = None
+        if kind.weight is not None:
+            weight = ops.cast(getattr(self, kind.weight), dtype)
+        if kind.per_feature:
+            places = [1] * rank
+            places[self._feature_axis(rank)] = -1
+            weight = ops.reshape(weight, places)
+        x = kind.formula(ops.cast(x, dtype), gradient, weight)
+        return ops.cast(x, self.compute_dtype)
+
+    def _gradient(self, run, shape, training):
+        p = run.gradient()
+        if not run.is_certain:
+            self._refuse(self._measure(shape, bool(training)))
+        return p if self.second_order else ops.stop_gradient(p)
+
+    def _measure(self, shape, training):
+        """Why the gradient vanishes, measured once for what it depends on."""
+        frozen = tuple(layer.trainable for layer in layers_in(self.branch))
+        key = (training, training and frozen)
+        if key not in self._measured.reasons:
+            self._measured.reasons[key] = vanishing.measure(
+                self._graph,
+                self.branch.variables,
+                shape,
+                self.compute_dtype,
+                training,
+            )
+        return self._measured.reasons[key]
+
+    def _refuse(self, reason):
+        if reason is not None:
+            raise VanishingGradientError(reason)
+
+    def _epsilon(self, dtype):
+        if self.epsilon is not None:
+            return self.epsilon
+        dtype = keras.backend.standardize_dtype(dtype)
+        # Sums of products are made in float32 whatever is summed, and round by some
+        # tens of units; in half precision the result is rounded once more.
+        units = 4 if dtype in ("float16", "bfloat16") else 64
+        return units * precision.spacing(dtype)
 
     @property
     def mix(self) -> float | None:
@@ -306,17 +327,32 @@ class GradientResidual(keras.Layer):
 
     @property
     def parts(self) -> dict[str, list[str]] | None:
-        """What the gradient is taken of: a dict of the names of the branch's layers.
+        """What becomes of the layers of the branch: a dict of lists of their names.
 
-        `"head"` is differentiated, `"affine_tail"` is differentiated at batch size 1,
-        and `"trailing"` is left out of the gradient. `None` before `build`, and where
-        `residual` needs no gradient.
+        - `"closed_form"`: the pullback is an ordinary computation;
+        - `"affine_tail"`: so it is, and it is computed for one sample, for all;
+        - `"trailing"`: the sum is taken of what goes into it;
+        - `"automatic_differentiation"`: there is no rule, and the layer is
+          differentiated automatically.
+
+        `None` before `build`, and where `residual` needs no gradient.
         """
-        return None if self._parts is None else self._parts.summary()
+        if self._graph is None or not self._kind.needs_gradient:
+            return None
+        return self._graph.parts(self._built_shape, self.compute_dtype)
+
+    @property
+    def layers(self) -> list[keras.Layer]:
+        """The branch and the shortcut, for `summary(expand_nested=True)`."""
+        return [layer for layer in (self.branch, self.shortcut) if layer is not None]
 
     def compute_output_shape(self, input_shape):
         spec = keras.KerasTensor(input_shape, dtype=self.compute_dtype)
-        return tuple(self.branch.compute_output_spec(spec).shape)
+        if self.residual == "none":
+            return tuple(self.branch.compute_output_spec(spec).shape)
+        if self.shortcut is not None:
+            return tuple(self.shortcut.compute_output_spec(spec).shape)
+        return tuple(input_shape)
 
     def compute_output_spec(self, inputs, training=None, mask=None):
         self._check_dtype(inputs)
@@ -355,9 +391,57 @@ class GradientResidual(keras.Layer):
                 config[name] = keras.saving.deserialize_keras_object(serialized)
         return cls(**config)
 
+    def _checked(self, inputs):
+        self._check_dtype(inputs)
+        arguments.resolve_axes(self.axis, len(inputs.shape))
+        return ops.cast(inputs, self.compute_dtype)
+
     def _check_dtype(self, inputs):
         if not keras.backend.is_float_dtype(inputs.dtype):
             raise TypeError(
                 "The inputs must be floating-point: there is no gradient with respect "
                 f"to other types. Received: inputs of dtype {inputs.dtype}"
             )
+
+
+class _Measured:
+    """What was measured of the branch; not a dict, which Keras would track."""
+
+    def __init__(self):
+        self.reasons = {}
+
+
+@register(GradientResidual)
+def _nested(call, x, mask=None):
+    """A gradient residual in a branch, whose own gradient is a constant there."""
+    layer = call.layer
+    kind = layer._kind
+    if (kind.needs_gradient and layer.second_order) or layer.activity_regularizer:
+        return call.automatic(x) if mask is None else call.automatic(x, mask=mask)
+    given = call.mask(x) if mask is None else mask
+    inputs = layer._checked(x)
+    run = layer._graph.run(inputs, call.training, given, call.second_order)
+    skip = layer._skip(inputs, run, call.training)
+    shortcut = None
+    if skip is not None and layer.shortcut is not None:
+        shortcut = layer._shortcut_graph.run(
+            skip, call.training, given, call.second_order
+        )
+        skip = shortcut.output
+    u = layer._sum(run, skip)
+    y, pullbacks = of_function(call, layer.activation, u)
+    weight = getattr(layer, kind.weight) if kind.weight else None
+    by_input = kind.by_input(weight if weight is None else call.weight(weight))
+
+    def function(c):
+        for pullback in pullbacks:
+            c = pullback.function(c)
+        branch = run.pull(ops.cast(c, run.output.dtype))
+        if skip is None:
+            return branch
+        if shortcut is not None:
+            c = shortcut.pull(c)
+        return ops.cast(branch, c.dtype) + by_input * c
+
+    y = call.masks.attach(y, layer.compute_mask(x, given))
+    return y, Pullback(function, lambda axes: frozenset())

@@ -5,6 +5,7 @@ x and p = J_F(x)^T 1:
 
     g = p / max(|p|_2, epsilon) = r p
     y = F(x) + (1 - s) x + s g,    s = sigmoid(alpha)
+    y = F(x) + x + gamma g         (ours)
 
 The skip is written with r, one number for a whole feature vector, and not with g, one
 number for each feature: passes over memory are what the terms cost.
@@ -32,6 +33,21 @@ def convex(x, p, r, alpha):
     """
     s = ops.sigmoid(alpha)
     return (1 - s) * x + (s * r) * p
+
+
+def gain(x, p, r, gamma):
+    """X + gamma r p, with one gamma for each feature: ours, not the paper's.
+
+    Args:
+        x: The input, of any shape.
+        p: The gradient, of the shape of `x`.
+        r: What brings `p` to unit norm; broadcasts to the shape of `x`.
+        gamma: Broadcasts to the shape of `x`.
+
+    Returns:
+        A tensor of the shape of `x`.
+    """
+    return x + gamma * (r * p)
 
 
 def inverse_norm(p, axis, epsilon):
@@ -64,9 +80,10 @@ def norm(p, axis, epsilon):
 
 def _scaled_squares(p, axis, epsilon):
     """|p / scale|^2 and scale = max(max|p|, epsilon), of size 1 along `axis`."""
-    largest = ops.maximum(
-        ops.max(p, axis=axis, keepdims=True), -ops.min(p, axis=axis, keepdims=True)
-    )
+    if 0 in p.shape:  # There is no largest entry, and nothing to scale.
+        squares = ops.sum(ops.square(p), axis=axis, keepdims=True)
+        return squares, ops.ones_like(squares)
+    largest = ops.amax(ops.abs(p), axis=axis, keepdims=True)
     # The norm does not depend on the scale, so no derivative has to pass it.
     scale = ops.stop_gradient(ops.maximum(largest, epsilon))
     return ops.sum(ops.square(p / scale), axis=axis, keepdims=True), scale

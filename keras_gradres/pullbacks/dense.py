@@ -1,0 +1,76 @@
+"""Dense layers: y = act(x W + b), c -> (c act') W^T."""
+
+from keras import ops
+
+from keras_gradres.pullbacks.activations import activated
+from keras_gradres.pullbacks.rule import Pullback, register_named
+
+
+@register_named("Dense")
+def _dense(call, x):
+    layer = call.layer
+    if layer.quantization_mode is not None:
+        return call.automatic(x)
+
+    def linear(x):
+        u = ops.matmul(x, call.cast(layer.kernel))
+        return u if layer.bias is None else ops.add(u, call.cast(layer.bias))
+
+    y, pullbacks = activated(call, x, linear)
+    transposed = ops.transpose(call.weight(layer.kernel))
+    last = len(x.shape) - 1
+    return y, [
+        *pullbacks,
+        Pullback(lambda c: ops.matmul(c, transposed), lambda axes: axes - {last}),
+    ]
+
+
+@register_named("EinsumDense")
+def _einsum_dense(call, x):
+    layer = call.layer
+    if layer.quantization_mode is not None or not _is_invertible(layer, len(x.shape)):
+        return call.automatic(x)
+    y, pullbacks = activated(call, x, lambda x: einsum_linear(call, x))
+    inputs, kernel, outputs = _subscripts(layer.equation, len(x.shape))
+
+    def constant(axes):
+        # Along what the kernel has no share in.
+        names = {outputs[axis] for axis in axes} - set(kernel)
+        return frozenset(i for i, name in enumerate(inputs) if name in names)
+
+    return y, [*pullbacks, Pullback(einsum_pullback(call, len(x.shape)), constant)]
+
+
+def einsum_linear(call, x):
+    """What an `EinsumDense` gives to its activation."""
+    layer = call.layer
+    u = ops.einsum(layer.equation, x, call.cast(layer.kernel))
+    return u if layer.bias is None else ops.add(u, call.cast(layer.bias))
+
+
+def einsum_pullback(call, rank):
+    """C -> J^T c of an `EinsumDense` without activation, for inputs of `rank` axes."""
+    inputs, kernel, outputs = _subscripts(call.layer.equation, rank)
+    weight = call.weight(call.layer.kernel)
+    equation = f"{outputs},{kernel}->{inputs}"
+    return lambda c: ops.einsum(equation, c, weight)
+
+
+def _is_invertible(layer, rank):
+    """Whether no axis is summed but with the kernel, and no batches are mixed."""
+    inputs, kernel, outputs = _subscripts(layer.equation, rank)
+    known = set(inputs) <= set(outputs) | set(kernel)
+    return known and inputs[0] == outputs[0] and inputs[0] not in kernel
+
+
+def _subscripts(equation, rank):
+    """The subscripts of input, kernel and output, without an ellipsis."""
+    inputs, rest = equation.replace(" ", "").split(",")
+    kernel, outputs = rest.split("->")
+    if "..." in inputs:
+        count = rank - len(inputs) + len("...")
+        used = set(inputs) | set(kernel) | set(outputs)
+        free = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in used][:count]
+        inputs = inputs.replace("...", "".join(free))
+        outputs = outputs.replace("...", "".join(free))
+    return inputs, kernel, outputs

@@ -1,0 +1,288 @@
+"""What a pullback rule is: how it is registered, what it is given, what it returns."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_gradres import backend
+
+Axes = frozenset[int]
+
+_RULES: dict[type, Callable] = {}
+_OPERATION_RULES: dict[str, Callable] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Pullback:
+    """The function from the cotangent of an output to that of an input, and its facts.
+
+    A rule may return a plain function instead. The facts say when a gradient vanishes by
+    structure: a normalization gives none to a sum that is constant along its axes.
+
+    Attributes:
+        function: Takes the cotangent of the output and returns that of the input, or a
+            list of them, one for each floating-point tensor that the layer was given.
+        constant: From the axes along which the cotangent of the output is constant, a
+            frozenset of ints, to those of the input. By default unknown; the layer that
+            holds the branch then measures, once, whether the gradient vanishes.
+        normalizes: The axes along which the layer normalizes, or `None`.
+        active: Whether it normalizes by what it is given in this call. `False` for a
+            BatchNormalization in inference.
+        before: What is normalized, a tensor; given with `normalizes`.
+        automatic: The name of the layer that is differentiated automatically, or `None`.
+    """
+
+    function: Callable
+    constant: Callable[[Axes], Axes] | None = None
+    normalizes: Axes | None = None
+    active: bool = True
+    before: Any = None
+    automatic: str | None = None
+
+
+class Call:
+    """One call of a layer inside a branch, as a rule sees it.
+
+    Attributes:
+        layer: The layer.
+        training: Whether the call is one in training, a bool.
+        second_order: Whether gradients flow through the cotangents.
+    """
+
+    def __init__(self, layer: Any, training: bool, second_order: bool, masks: "Masks"):
+        self.layer = layer
+        self.training = training
+        self.second_order = second_order
+        self.masks = masks
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the layer, through its `__call__`."""
+        if isinstance(self.layer, keras.Layer):
+            kwargs.setdefault("training", self.training)
+        return self.layer(*args, **kwargs)
+
+    def saved(self, tensor: Any) -> Any:
+        """A tensor of the forward pass, as a pullback may use it.
+
+        In first order it is a constant, so that nothing of the pullback is recorded.
+        """
+        return tensor if self.second_order else ops.stop_gradient(tensor)
+
+    def weight(self, variable: Any) -> Any:
+        """A weight in the compute dtype of the layer, as a pullback may use it."""
+        return self.saved(self.cast(ops.convert_to_tensor(variable)))
+
+    def cast(self, tensor: Any) -> Any:
+        """A tensor in the compute dtype of the layer, in which it computes."""
+        return ops.cast(tensor, self.layer.compute_dtype)
+
+    def mask(self, tensor: Any) -> Any:
+        """The Keras mask of a tensor, or `None`."""
+        return self.masks.of(tensor)
+
+    def with_mask(self, function: Callable, tensor: Any) -> Any:
+        """`function(tensor)`, whose first result has the mask of the tensor."""
+        if self.layer.supports_masking:
+            return self.masks.carry(function, tensor)
+        return function(tensor)
+
+    def automatic(self, *args: Any, **kwargs: Any) -> tuple[Any, Pullback]:
+        """Calls the layer and differentiates it automatically."""
+        return differentiate(self, args, kwargs)
+
+    def to(self, layer: Any) -> "Call":
+        """The call of another layer under the same conditions."""
+        return Call(layer, self.training, self.second_order, self.masks)
+
+
+def register(*kinds: type) -> Callable:
+    """Decorates the pullback rule of one or several classes of layers.
+
+    A rule is called as `rule(call, *args, **kwargs)`, with a `Call` and what the layer
+    is given in the branch. It must
+
+    - call the layer exactly once, as `call(*args, **kwargs)`, so that its state, losses,
+      masks and seeds are as in any model;
+    - return the output and the pullback: a function from the cotangent of the output to
+      that of the input, made of `keras.ops`. Layers with several floating-point inputs
+      return a list. A `Pullback` can be returned in the place of the function, and a list
+      of them, the one of the output first, for a layer of several steps;
+    - take what the pullback uses of the forward pass through `call.saved` (tensors) and
+      `call.weight` (weights).
+
+    A cotangent has the shape of the output, or 1 in the place of the batch size where it
+    is the same for all samples; what the rule returns has to broadcast to the shape of
+    the input likewise. Keeping the 1 where it may be kept is what makes a tail of affine
+    layers cheap.
+
+    Rules hold for exactly these classes: a subclass may compute something else.
+
+    Args:
+        *kinds: Classes of layers.
+
+    Returns:
+        A decorator.
+
+    Example:
+    >>> class Double(keras.Layer):
+    ...     def call(self, x):
+    ...         return 2 * x
+    >>> @keras_gradres.pullbacks.register(Double)
+    ... def double(call, x):
+    ...     return call(x), lambda c: 2 * c
+    >>> keras_gradres.pullbacks.has_rule(Double())
+    True
+    """
+    for kind in kinds:
+        if not (isinstance(kind, type) and issubclass(kind, keras.Operation)):
+            raise ValueError(
+                "A pullback rule must be registered for classes of Keras layers. "
+                f"Received: {kind}"
+            )
+
+    def decorator(rule: Callable) -> Callable:
+        _RULES.update(dict.fromkeys(kinds, rule))
+        return rule
+
+    return decorator
+
+
+def register_named(*names: str) -> Callable:
+    """`register` for layers of `keras.layers`, of which not every release has all."""
+    return register(
+        *(getattr(keras.layers, name) for name in names if hasattr(keras.layers, name))
+    )
+
+
+def register_operation(*names: str) -> Callable:
+    """`register` for operations of Keras, as in `a + b`, whose classes have no name."""
+
+    def decorator(rule: Callable) -> Callable:
+        _OPERATION_RULES.update(dict.fromkeys(names, rule))
+        return rule
+
+    return decorator
+
+
+def has_rule(layer: keras.Operation) -> bool:
+    """Whether there is a pullback rule for a layer of this class."""
+    return find(layer) is not None
+
+
+def find(layer: keras.Operation) -> Callable | None:
+    """The rule for a layer or an operation, or `None`."""
+    kind = type(layer)
+    if not isinstance(layer, keras.Layer) and kind.__module__.startswith("keras."):
+        return _OPERATION_RULES.get(kind.__name__)
+    return _RULES.get(kind)
+
+
+def has_known_activation(layer: Any) -> bool:
+    """Whether the activation of a layer, if it has one, has a rule, too."""
+    activation = getattr(layer, "activation", None)
+    if activation is None or isinstance(activation, keras.Layer):
+        return activation is None or has_rule(activation)
+    return getattr(activation, "__module__", "").startswith("keras.")
+
+
+def pull(call: Call, args: Sequence, kwargs: dict) -> tuple[Any, list[Pullback]]:
+    """Calls the layer of `call`; returns its output and its pullbacks, last first."""
+    rule = find(call.layer)
+    if rule is None:
+        output, pullbacks = differentiate(call, args, kwargs)
+    else:
+        output, pullbacks = rule(call, *args, **kwargs)
+    if not isinstance(pullbacks, (list, tuple)):
+        pullbacks = [pullbacks]
+    return output, [p if isinstance(p, Pullback) else Pullback(p) for p in pullbacks]
+
+
+def differentiate(call: Call, args: Sequence, kwargs: dict) -> tuple[Any, Pullback]:
+    """The layer of `call` and its pullback, by automatic differentiation."""
+    flat = keras.tree.flatten((args, kwargs))
+    floats = [value for value in flat if is_float_tensor(value)]
+    # A tensor that is given twice is one input.
+    tensors = list({id(t): t for t in floats}.values())
+    masks = [call.mask(t) for t in tensors]
+
+    def function(*values):
+        # What is differentiated are other tensors, without what hangs on these.
+        new = {
+            id(t): call.masks.attach(value, mask)
+            for t, value, mask in zip(tensors, values, masks, strict=True)
+        }
+        packed = [new.get(id(value), value) for value in flat]
+        inner_args, inner_kwargs = keras.tree.pack_sequence_as((args, kwargs), packed)
+        output = call(*inner_args, **inner_kwargs)
+        outputs = keras.tree.flatten(output)
+        structure.append(output)
+        return (
+            [y for y in outputs if is_float_tensor(y)],
+            (
+                [y for y in outputs if not is_float_tensor(y)],
+                [call.mask(y) for y in outputs],
+            ),
+        )
+
+    structure: list[Any] = []
+    differentiable, (others, output_masks), pullback = backend.vjp(
+        function, tensors, call.layer, second_order=call.second_order
+    )
+    found = {True: iter(differentiable), False: iter(others)}
+    outputs = [
+        call.masks.attach(next(found[is_float_tensor(y)]), mask)
+        for y, mask in zip(keras.tree.flatten(structure[-1]), output_masks, strict=True)
+    ]
+
+    def by_input(c):
+        cotangents = c if isinstance(c, list) else [c]
+        cotangents = dict(zip(map(id, tensors), pullback(cotangents), strict=True))
+        return [cotangents.pop(id(value), None) for value in floats]
+
+    name = getattr(call.layer, "name", None) or type(call.layer).__name__
+    return (
+        keras.tree.pack_sequence_as(structure[-1], outputs),
+        Pullback(by_input, automatic=name),
+    )
+
+
+def is_float_tensor(value: Any) -> bool:
+    """Whether `value` is a tensor that has a derivative."""
+    return ops.is_tensor(value) and keras.backend.is_float_dtype(value.dtype)
+
+
+class Masks:
+    """Reads and sets the Keras masks of tensors, which Keras itself propagates."""
+
+    def __init__(self) -> None:
+        self._carrier = _Carrier(autocast=False)
+
+    def of(self, tensor: Any) -> Any:
+        """The mask of a tensor, or `None`."""
+        return self._carrier(tensor, function=lambda tensor, mask: mask)
+
+    def attach(self, tensor: Any, mask: Any) -> Any:
+        """The tensor with this mask; the tensor itself if it is `None`."""
+        if mask is None:
+            return tensor
+        return self._carrier(
+            tensor, mask=mask, function=lambda tensor, mask: ops.copy(tensor)
+        )
+
+    def carry(self, function: Callable, tensor: Any) -> Any:
+        """`function(tensor)`, whose first result has the mask of the tensor."""
+        return self._carrier(tensor, function=lambda tensor, mask: function(tensor))
+
+
+class _Carrier(keras.Layer):
+    """A layer, since those are given masks, and have them handed on."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def call(self, tensor, mask=None, function=None):
+        return function(tensor, mask)
