@@ -114,3 +114,16 @@ def _check_second_derivative(layer):
 
 def uncompiled(function):
     return function
+
+
+def parts(variable):
+    if not isinstance(variable, keras.Variable):
+        return [variable]
+    # Its `tf.Variable`, or under a strategy the copy of each replica.
+    strategy = tf.distribute.get_strategy()
+    return [variable, *strategy.experimental_local_results(variable.value)]
+
+
+def eagerly(function):
+    with tf.init_scope():
+        return function()

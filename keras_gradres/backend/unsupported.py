@@ -21,3 +21,11 @@ def gradient_hook(x, backward, *operands):
 
 def uncompiled(function):
     return function
+
+
+def parts(variable):
+    return [variable]
+
+
+def eagerly(function):
+    return function()

@@ -158,8 +158,7 @@ class GAL(WrapperOptimizer):
 
     # --- the networks ---
 
-    def build(self, variables):
-        super().build(variables)
+    def _build_state(self):
         if self.networks:
             return
         if self.output_shapes is None:
@@ -299,7 +298,7 @@ class GAL(WrapperOptimizer):
         return ops.where(finite, adjusted, gradient)
 
     @backend.uncompiled
-    def _take_step(self):
+    def _before_step(self):
         step, self._step = self._step, None
         if step is None or len(step.results) < len(step.records):
             raise RuntimeError(
@@ -314,27 +313,8 @@ class GAL(WrapperOptimizer):
             record.adjust = None  # What it holds is of this step.
         return step
 
-    def apply(self, grads, trainable_variables=None):
-        step = self._take_step()
-        self._build_on_first_use(trainable_variables)
-        self.inner_optimizer.apply(grads, trainable_variables)
-        self._train_networks(step)
-
-    def stateless_apply(self, optimizer_variables, grads, trainable_variables):
-        step = self._take_step()
-        trainable_variables, inner = self._inner_stateless_apply(
-            optimizer_variables, grads, trainable_variables
-        )
-        mapping = list(zip(self.variables, optimizer_variables, strict=True))
-        with keras.StatelessScope(mapping) as scope:
-            self._train_networks(step)
-        return trainable_variables, [
-            inner[id(v)] if id(v) in inner else scope.get_current_value(v)
-            for v in self.variables
-        ]
-
     @backend.uncompiled
-    def _train_networks(self, step):
+    def _after_step(self, step):
         """Algorithm 1, lines 12 to 16, but for networks whose step is not finite."""
         if self.adjustment_optimizer is None:
             networks.follow(self._network_optimizer, step.learning_rate)
