@@ -56,37 +56,71 @@ The contract:
 
     A decorator for what a compiler of Python code around it, which guards all that it
     reads and compiles again when that changes, is to call as it is.
+
+`parts(variable) -> list`
+
+    The objects, of which each is the variable or its copy on a device, that Keras may
+    give to `update_step` of an optimizer that is built for `variable`.
+
+`all_finite(tensors) -> tensor`
+
+    Whether all entries of all tensors, of which there is one at least, are finite; a
+    scalar.
+
+`eagerly(function)`
+
+    Calls `function()` now and once, where a graph of steps may be in the making.
 """
 
 import keras
 
 if keras.backend.backend() == "jax":
     from keras_gradres.backend.jax import (
+        all_finite,
+        eagerly,
         gradient_hook,
+        parts,
         uncompiled,
         value_and_grad,
         vjp,
     )
 elif keras.backend.backend() == "tensorflow":
     from keras_gradres.backend.tensorflow import (
+        all_finite,
+        eagerly,
         gradient_hook,
+        parts,
         uncompiled,
         value_and_grad,
         vjp,
     )
 elif keras.backend.backend() == "torch":
     from keras_gradres.backend.torch import (
+        all_finite,
+        eagerly,
         gradient_hook,
+        parts,
         uncompiled,
         value_and_grad,
         vjp,
     )
 else:
     from keras_gradres.backend.unsupported import (
+        all_finite,
+        eagerly,
         gradient_hook,
+        parts,
         uncompiled,
         value_and_grad,
         vjp,
     )
 
-__all__ = ["gradient_hook", "uncompiled", "value_and_grad", "vjp"]
+__all__ = [
+    "all_finite",
+    "eagerly",
+    "gradient_hook",
+    "parts",
+    "uncompiled",
+    "value_and_grad",
+    "vjp",
+]
