@@ -1,6 +1,7 @@
-"""The arguments of `GAL`: what is wrong with them, and the networks that they ask for."""
+"""The arguments of `GAL`: what is wrong with them, and the networks they ask for."""
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -93,23 +94,26 @@ def check_networks(gal: Any) -> None:
         )
 
 
-def make_network(gal: Any, index: int, count: int) -> keras.Layer:
-    """The network of this index, of as many."""
-    if gal.network is not None:
-        given = gal.network
-        given = given if isinstance(given, (list, tuple)) else [given]
-        if len(given) != count:
-            raise ValueError(
-                f"`network` must be a list of {count} networks, one for each adjusted "
-                f"loss. Received: {len(given)}"
-            )
-        return given[index]
-    return MLP(
-        HIDDEN_UNITS if gal.hidden_units is None else gal.hidden_units,
-        gal.activation,
-        gal.skip,
-        gal.use_bias,
-        None if gal.seed is None else gal.seed + 1000 * index,
-        name=f"{gal.name}_network_{index}",
-        dtype=keras.config.floatx(),
-    )
+def networks_maker(gal: Any) -> Callable[[int, int], keras.Layer]:
+    """A function that makes the network of an index, of as many, and holds no `gal`."""
+    given, name, seed = gal.network, gal.name, gal.seed
+    widths = HIDDEN_UNITS if gal.hidden_units is None else gal.hidden_units
+    of_mlp = (widths, gal.activation, gal.skip, gal.use_bias)
+
+    def make(index: int, count: int) -> keras.Layer:
+        if given is not None:
+            networks = given if isinstance(given, (list, tuple)) else [given]
+            if len(networks) != count:
+                raise ValueError(
+                    f"`network` must be a list of {count} networks, one for each "
+                    f"adjusted loss. Received: {len(networks)}"
+                )
+            return networks[index]
+        return MLP(
+            *of_mlp,
+            seed=None if seed is None else seed + 1000 * index,
+            name=f"{name}_network_{index}",
+            dtype=keras.config.floatx(),
+        )
+
+    return make

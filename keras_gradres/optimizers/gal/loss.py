@@ -67,7 +67,7 @@ class Call:
 
 
 class Calls:
-    """What a GAL knows of its losses: of each that lives, the last call since a step."""
+    """What a GAL knows of its losses: the last call of each since its last step."""
 
     def __init__(self) -> None:
         self._last: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()

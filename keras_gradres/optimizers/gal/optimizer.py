@@ -17,7 +17,6 @@ Usage:
 """
 
 import copy
-import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -137,12 +136,12 @@ class GAL(WrapperOptimizer):
         )
         self.calls = Calls()
         self._networks = Networks(
-            functools.partial(arguments.make_network, self),
+            arguments.networks_maker(self),
             self.adjustment_optimizer
             or twin(self.inner_optimizer, f"{self.name}_adjustment"),
             self.name,
         )
-        self._step: _Step | None = None
+        self._step: Step | None = None
 
     def loss(self, loss: Any, name: str | None = None) -> Any:
         """A loss whose gradient at the model's output this GAL adjusts.
