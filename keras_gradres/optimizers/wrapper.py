@@ -2,7 +2,7 @@
 
 A step is that of the inner optimizer, with a hook before it and one after it:
 
-    before = self._before_step()
+    before = self._before_step(grads)
     self.inner_optimizer.apply(gradients)
     self._after_step(before)
 
@@ -29,6 +29,8 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
             not in use elsewhere.
         name: The name of the optimizer.
     """
+
+    _NESTED: tuple[str, ...] = ("inner_optimizer",)  # Objects in the configuration.
 
     def __init__(self, inner_optimizer: Any, name: str | None = None) -> None:
         inner = keras.optimizers.get(inner_optimizer)
@@ -86,8 +88,11 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
 
     # --- the step ---
 
-    def _before_step(self) -> Any:
+    def _before_step(self, grads: Sequence[Any]) -> Any:
         """Hook for subclasses: before the inner step, in the state before it.
+
+        Args:
+            grads: The gradients that the inner optimizer is about to get.
 
         Returns:
             What `_after_step` needs of that.
@@ -107,7 +112,7 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
             trainable_variables = list(trainable_variables)
         if not self.built:
             self._build_for(trainable_variables)
-        before = self._before_step()
+        before = self._before_step(grads)
         self.inner_optimizer.apply(grads, trainable_variables)
         self._after_step(before)
 
@@ -135,7 +140,7 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
             )
         variables = self.variables
         with self._with_values(variables, optimizer_variables, trainable_variables):
-            before = self._before_step()
+            before = self._before_step(grads)
         # Not its `apply`: a `LossScaleOptimizer` for one works in this way only.
         inner = self.inner_optimizer.variables
         values = {id(v): x for v, x in zip(variables, optimizer_variables, strict=True)}
@@ -238,7 +243,8 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
         cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
     ) -> "WrapperOptimizer":
         config = copy.deepcopy(config)  # Deserialization changes what it is given.
-        config["inner_optimizer"] = keras.saving.deserialize_keras_object(
-            config["inner_optimizer"], custom_objects=custom_objects
-        )
+        for name in cls._NESTED:
+            config[name] = keras.saving.deserialize_keras_object(
+                config[name], custom_objects=custom_objects
+            )
         return cls(**config)

@@ -206,6 +206,15 @@ class AdjustedLoss(keras.losses.Loss):
         return loss
 
 
+def adjusted(loss: Any, gal: Any, name: str | None = None) -> Any:
+    """An `AdjustedLoss` of this GAL, or a list or dict of them, as `loss` is."""
+    if isinstance(loss, dict) and not {"class_name", "config"} <= set(loss):
+        return {key: value and adjusted(value, gal) for key, value in loss.items()}
+    if isinstance(loss, (list, tuple)):
+        return type(loss)(value and adjusted(value, gal) for value in loss)
+    return AdjustedLoss(loss, gal, name)
+
+
 def _aligned(y_true: Any, y_pred: Any) -> tuple[Any, Any]:
     """Targets and outputs for a function, as Keras aligns them.
 

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_gradres import backend
 from keras_gradres.layers import inner
 from keras_gradres.optimizers.gal.loss import Call
 
@@ -64,6 +65,7 @@ class Networks:
     Attributes:
         layers: The networks, empty until they are built.
         optimizer: As given.
+        shapes: Those of the outputs that they are built for.
     """
 
     def __init__(self, make: Any, optimizer: Any, name: str) -> None:
@@ -72,7 +74,7 @@ class Networks:
         self._name = name
         self.layers: tuple[keras.Layer, ...] = ()
         self._measures: list[keras.Variable] = []
-        self._shapes: list[tuple] = []
+        self.shapes: list[tuple] = []
         self._losses: list[Any] = []
 
     def build(self, shapes: list[tuple]) -> None:
@@ -87,7 +89,7 @@ class Networks:
                     f"Received: network={network}, which maps {shape} to {output}"
                 )
         self.layers = tuple(found)
-        self._shapes, self._losses = shapes, [None] * len(shapes)
+        self.shapes, self._losses = shapes, [None] * len(shapes)
         with keras.name_scope(self._name):
             self._measures = [
                 keras.Variable(
@@ -107,6 +109,21 @@ class Networks:
     def variables(self) -> list[keras.Variable]:
         found = [v for network in self.layers for v in network.variables]
         return [*self._measures, *self.optimizer.variables, *found]
+
+    def set_weights(self, weights: list) -> None:
+        """Sets all variables."""
+
+        def assign() -> None:
+            for variable, weight in zip(self.variables, weights, strict=True):
+                variable.assign(weight)
+
+        backend.eagerly(assign)
+
+    def save_shapes(self, store: Any) -> None:
+        """Puts the shapes into a store of variables, whose loading begins with them."""
+        for i, shape in enumerate(self.shapes):
+            sizes = [-1 if size is None else size for size in shape]
+            store[f"output_shape_{i}"] = np.array(sizes, "int32")
 
     # --- which loss has which network ---
 
@@ -132,7 +149,7 @@ class Networks:
                 "losses in this step. Make a new GAL for these."
             )
         for i, call in zip(free, new, strict=False):
-            shape = self._shapes[i]
+            shape = self.shapes[i]
             if len(shape) != len(call.shape) or shape[1:][-1:] != call.shape[1:][-1:]:
                 raise ValueError(
                     f"GAL was built for an output of shape {shape}. Received: an "
@@ -196,3 +213,22 @@ class Networks:
             for i, row in enumerate(rows)
             for name, value in zip(MEASURES, row, strict=True)
         }
+
+
+def without_shapes(store: Any) -> tuple[dict, list[tuple]]:
+    """The variables of a store, and the shapes that `save_shapes` has put there."""
+    values = {key: store[key] for key in store.keys()}  # noqa: SIM118
+    shapes: list[tuple] = []
+    while (key := f"output_shape_{len(shapes)}") in values:
+        sizes = np.array(values.pop(key)).tolist()
+        shapes.append(tuple(None if size < 0 else size for size in sizes))
+    return values, shapes
+
+
+def can_make_variables() -> bool:
+    """Whether this is not inside a step that is given all state."""
+    try:
+        keras.Variable(0.0)
+    except ValueError:  # Keras forbids it inside a stateless scope.
+        return False
+    return True

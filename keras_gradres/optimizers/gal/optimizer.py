@@ -16,20 +16,22 @@ Usage:
     model.fit(x, y)
 """
 
-import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_gradres import backend
 from keras_gradres.optimizers.gal import arguments
 from keras_gradres.optimizers.gal.algorithm import Settings
-from keras_gradres.optimizers.gal.loss import AdjustedLoss, Calls
-from keras_gradres.optimizers.gal.networks import Networks
-from keras_gradres.optimizers.gal.step import Step, no_loss, not_adjusted
+from keras_gradres.optimizers.gal.loss import Calls, adjusted
+from keras_gradres.optimizers.gal.networks import (
+    Networks,
+    can_make_variables,
+    without_shapes,
+)
+from keras_gradres.optimizers.gal.step import Step, no_loss, no_shapes, not_adjusted
 from keras_gradres.optimizers.gal.twin import twin
 from keras_gradres.optimizers.wrapper import WrapperOptimizer
 
@@ -93,6 +95,8 @@ class GAL(WrapperOptimizer):
             something was not finite, and in which h was not trained. With several
             losses, `remainder_0`, `remainder_1` and so on.
     """
+
+    _NESTED = ("inner_optimizer", "network", "adjustment_optimizer")
 
     def __init__(
         self,
@@ -161,11 +165,7 @@ class GAL(WrapperOptimizer):
             `compute_loss`, or a loop of one's own, call it as a function of
             `(y_true, y_pred)`; make one for each term that is called in a step.
         """
-        if isinstance(loss, dict) and not {"class_name", "config"} <= set(loss):
-            return {key: value and self.loss(value) for key, value in loss.items()}
-        if isinstance(loss, (list, tuple)):
-            return type(loss)(value and self.loss(value) for value in loss)
-        return AdjustedLoss(loss, self, name)
+        return adjusted(loss, self, name)
 
     # --- building ---
 
@@ -195,17 +195,16 @@ class GAL(WrapperOptimizer):
         self._set_waiting_weights()
 
     def _build_networks(self, shapes: Sequence) -> None:
-        self.output_shapes = [(None, *shape[1:]) for shape in shapes]
-        self._networks.build(self.output_shapes)
+        shapes = [(None, *shape[1:]) for shape in shapes]
+        self._networks.build(shapes)
+        self.output_shapes = shapes
         self._set_waiting_weights_of_networks()
 
     @property
     def variables(self) -> list[keras.Variable]:
-        found = super().variables
-        # The networks come last; Keras asks for variables before they are there.
-        return (
-            [*found, *self._networks.variables] if "_networks" in vars(self) else found
-        )
+        # Keras asks for them before the networks are there, which come last.
+        networks = getattr(self, "_networks", None)
+        return [*super().variables, *(networks.variables if networks else ())]
 
     def set_weights(self, weights: Sequence[Any]) -> None:
         super().set_weights(weights)
@@ -213,10 +212,9 @@ class GAL(WrapperOptimizer):
 
     def _set_waiting_weights_of_networks(self) -> None:
         """Which the first step reads before it builds what belongs to the model."""
-        variables = self._networks.variables
-        if self.networks and len(self._waiting or ()) > len(variables):
-            weights = self._waiting[-len(variables) :]
-            backend.eagerly(lambda: _assign(variables, weights))
+        count, waiting = len(self._networks.variables), self._waiting or []
+        if self.networks and len(waiting) > count:
+            self._networks.set_weights(waiting[-count:])
 
     # --- the step ---
 
@@ -231,44 +229,20 @@ class GAL(WrapperOptimizer):
         if not any(call.is_pending() for call in calls):
             raise no_loss()
         if not self.networks:
-            if not _can_make_variables():
-                raise ValueError(
-                    "GAL does not know the shapes of the outputs that it adjusts, and "
-                    "cannot make its networks inside a stateless step. Give "
-                    f"`output_shapes={[(None, *c.shape[1:]) for c in calls]}`."
-                )
+            if not can_make_variables():
+                raise no_shapes(calls)
             self._build_networks(self.output_shapes or [c.shape for c in calls])
         # Read here: inside the hooks, variables are not to be had on each backend.
         rate = self.inner_optimizer.learning_rate
         rate = ops.copy(rate.value if isinstance(rate, keras.Variable) else rate)
         self._step = Step(self._settings, self._networks, rate, calls)
 
-    def apply(
-        self,
-        grads: Sequence[Any],
-        trainable_variables: Iterable[keras.Variable] | None = None,
-    ) -> None:
-        self._end_backward_pass(grads)
-        super().apply(grads, trainable_variables)
-
-    def stateless_apply(
-        self,
-        optimizer_variables: Sequence[Any],
-        grads: Sequence[Any],
-        trainable_variables: Sequence[Any],
-    ) -> tuple[list[Any], list[Any]]:
-        self._end_backward_pass(grads)
-        return super().stateless_apply(optimizer_variables, grads, trainable_variables)
-
     @backend.uncompiled
-    def _end_backward_pass(self, grads: Sequence[Any]) -> None:
-        if self._step is None:
-            raise not_adjusted()
-        self._step.close(grads)
-
-    @backend.uncompiled
-    def _before_step(self) -> Step | None:
+    def _before_step(self, grads: Sequence[Any]) -> Step:
         step, self._step = self._step, None
+        if step is None:
+            raise not_adjusted()
+        step.close(grads)
         return step
 
     @backend.uncompiled
@@ -281,16 +255,10 @@ class GAL(WrapperOptimizer):
 
     def save_own_variables(self, store: Any) -> None:
         super().save_own_variables(store)
-        for i, shape in enumerate(self.output_shapes if self.networks else ()):
-            sizes = [-1 if size is None else size for size in shape]
-            store[f"output_shape_{i}"] = np.array(sizes, "int32")
+        self._networks.save_shapes(store)
 
     def load_own_variables(self, store: Any) -> None:
-        values = {key: store[key] for key in store.keys()}  # noqa: SIM118
-        shapes = []
-        while (key := f"output_shape_{len(shapes)}") in values:
-            sizes = np.array(values.pop(key)).tolist()
-            shapes.append(tuple(None if size < 0 else size for size in sizes))
+        values, shapes = without_shapes(store)
         if shapes and not self.networks:
             self._build_networks(shapes)
         super().load_own_variables(values)
@@ -314,28 +282,3 @@ class GAL(WrapperOptimizer):
             "seed": self.seed,
             "output_shapes": shapes and [list(shape) for shape in shapes],
         }
-
-    @classmethod
-    def from_config(
-        cls, config: dict[str, Any], custom_objects: dict | None = None
-    ) -> "GAL":
-        config = copy.deepcopy(config)  # Deserialization changes what it is given.
-        for name in ("network", "adjustment_optimizer"):
-            if config.get(name) is not None:
-                config[name] = keras.saving.deserialize_keras_object(
-                    config[name], custom_objects=custom_objects
-                )
-        return super().from_config(config, custom_objects)
-
-
-def _can_make_variables() -> bool:
-    try:
-        keras.Variable(0.0)
-    except ValueError:  # Keras forbids it inside a stateless scope.
-        return False
-    return True
-
-
-def _assign(variables: Sequence[keras.Variable], weights: Sequence[Any]) -> None:
-    for variable, weight in zip(variables, weights, strict=True):
-        variable.assign(weight)

@@ -123,3 +123,11 @@ def no_loss() -> ValueError:
         "model.optimizer.loss(loss))`. In a loop of your own, call `gal.loss(loss)` "
         "before `gal.scale_loss`, where gradients are recorded."
     )
+
+
+def no_shapes(calls: list[Call]) -> ValueError:
+    return ValueError(
+        "GAL does not know the shapes of the outputs that it adjusts, and cannot make "
+        "its networks inside a stateless step. Give "
+        f"`output_shapes={[(None, *call.shape[1:]) for call in calls]}`."
+    )

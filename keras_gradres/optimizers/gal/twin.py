@@ -16,7 +16,9 @@ _ARGUMENTS = (
 )
 
 
-def twin(optimizer: Any, name: str) -> Any:
+def twin(
+    optimizer: keras.optimizers.Optimizer, name: str
+) -> keras.optimizers.Optimizer:
     """An optimizer that is not built, with all attributes of `optimizer`, of rate 0.
 
     Keras makes copies of an optimizer from its `get_config`, which one of the user's,
@@ -30,7 +32,8 @@ def twin(optimizer: Any, name: str) -> Any:
     """
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         optimizer = optimizer.inner_optimizer
-    found = type(optimizer).__new__(type(optimizer))
+    kind: Any = type(optimizer)
+    found = kind.__new__(kind)
     keras.optimizers.Optimizer.__init__(
         found,
         learning_rate=0.0,
