@@ -23,7 +23,6 @@ from keras import layers
 from benchmarks import data, together
 from benchmarks.study import Study, compared, pyplot, table
 from keras_gradres import models
-from keras_gradres.losses import AdjustedLoss
 from keras_gradres.optimizers import GAL
 
 BASELINE = "SGD alone"
@@ -175,7 +174,7 @@ def train(runs, bar, study, x, y, arguments):
             optimizer = GAL(
                 optimizer, seed=seed, output_shapes=[(None, 10)], **arguments(seed)
             )
-            loss = AdjustedLoss(loss)
+            loss = optimizer.loss(loss)
         model.compile(optimizer, loss)
         return model
 

@@ -10,7 +10,6 @@ import numpy as np
 from keras import layers
 
 from keras_gradres.layers import GradientResidualDense
-from keras_gradres.losses import AdjustedLoss
 from keras_gradres.optimizers import GAL
 
 
@@ -23,7 +22,8 @@ def train(gal):
     optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     if gal:
-        optimizer, loss = GAL(optimizer, alpha=0.5, seed=0), AdjustedLoss(loss)
+        optimizer = GAL(optimizer, alpha=0.5, seed=0)
+        loss = optimizer.loss(loss)
     model.compile(optimizer, loss)
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(64, 6)), rng.integers(0, 3, 64)

@@ -9,7 +9,6 @@ import sys
 import keras
 import numpy as np
 
-from keras_gradres.losses import AdjustedLoss
 from keras_gradres.optimizers import GAL
 
 FOLDER = pathlib.Path(__file__).parents[1] / "examples"
@@ -36,7 +35,7 @@ def test_custom_loop_is_fit(monkeypatch):
         inner = keras.optimizers.SGD(0.1, momentum=0.9)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         gal = GAL(inner, alpha=0.3, seed=0, output_shapes=[(None, 3)])
-        return example["make_model"](), gal, AdjustedLoss(loss)
+        return example["make_model"](), gal, gal.loss(loss)
 
     model, gal, loss = make()
     losses = example["train"](model, gal, loss, batches)

@@ -15,7 +15,6 @@ from keras import layers, ops
 
 from keras_gradres.callbacks import Diagnostics
 from keras_gradres.layers import GradientResidualDense
-from keras_gradres.losses import AdjustedLoss
 from keras_gradres.optimizers import GAL, AdaBound, Lookahead
 
 MODES = [{"jit_compile": True}, {"jit_compile": False}, {"run_eagerly": True}]
@@ -45,7 +44,7 @@ def _loss():
 def _fit(optimizer, loss=None, *, steps=6, mode=None, model=None, **arguments):
     model = model or _model()
     mode = mode or QUICK
-    model.compile(optimizer, loss=loss or AdjustedLoss(_loss()), **mode)
+    model.compile(optimizer, loss=loss or optimizer.loss(_loss()), **mode)
     x, y = _data(4 * steps)
     model.fit(x, y, batch_size=4, shuffle=False, verbose=0, **arguments)
     return model
@@ -110,7 +109,7 @@ def test_without_adjustment_it_is_the_inner_optimizer(name, inner):
 
     gal = GAL(INNER[inner](), seed=0, **NOT_ADJUSTING[name])
     expected = train(INNER[inner](), "mse")
-    found = train(gal, AdjustedLoss("mse"))
+    found = train(gal, gal.loss("mse"))
     _assert_same(found.get_weights(), expected.get_weights())
     assert gal.diagnostics["accepted"] == {"alpha": 1, "never": 0, "rejected": 0}[name]
     assert int(gal.iterations) == int(expected.optimizer.iterations)
@@ -126,7 +125,7 @@ def test_without_adjustment_in_each_mode(name, mode):
     weights = []
     inner = optimizers.Adam(0.01, epsilon=1e-3)
     gal = GAL(optimizers.Adam(0.01, epsilon=1e-3), seed=0, **NOT_ADJUSTING[name])
-    for optimizer, loss in ((inner, "mse"), (gal, AdjustedLoss("mse"))):
+    for optimizer, loss in ((inner, "mse"), (gal, gal.loss("mse"))):
         model = _model()
         model.compile(optimizer, loss, **mode)
         model.fit(x, x[:, :3], batch_size=4, shuffle=False, verbose=0)
@@ -190,7 +189,8 @@ def test_nothing_is_compiled_after_the_second_step(mode):
         pytest.skip("nothing is compiled")
     network = Counting()
     model = _model()
-    model.compile(GAL("sgd", network=network), AdjustedLoss(_loss()), **mode)
+    gal = GAL("sgd", network=network)
+    model.compile(gal, gal.loss(_loss()), **mode)
     x, y = _data(8)
     found = []
     for _ in range(6):
@@ -220,7 +220,8 @@ def test_train_on_batch_is_fit():
     gal = GAL("sgd", alpha=0.5, seed=0)
     expected = _fit(gal).get_weights()
     model = _model()
-    model.compile(GAL("sgd", alpha=0.5, seed=0), AdjustedLoss(_loss()))
+    gal = GAL("sgd", alpha=0.5, seed=0)
+    model.compile(gal, gal.loss(_loss()))
     x, y = _data(24)
     for i in range(0, 24, 4):
         model.train_on_batch(x[i : i + 4], y[i : i + 4])
@@ -229,7 +230,8 @@ def test_train_on_batch_is_fit():
 
 def test_last_batch_may_be_smaller():
     model = _model()
-    model.compile(GAL("sgd", alpha=0.5), AdjustedLoss(_loss()))
+    gal = GAL("sgd", alpha=0.5)
+    model.compile(gal, gal.loss(_loss()))
     x, y = _data(10)
     model.fit(x, y, batch_size=4, verbose=0)
     assert int(model.optimizer.iterations) == 3
@@ -246,7 +248,7 @@ def test_tentative_step_follows_the_learning_rate():
     def remainders(inner, *callbacks):
         model = Table([[3.0, 4.0]])
         gal = GAL(inner, alpha=0.0, adjustment_optimizer="sgd")
-        model.compile(gal, AdjustedLoss(half_squared_error))
+        model.compile(gal, gal.loss(half_squared_error))
         history = model.fit(
             np.zeros((1, 1)),
             np.zeros((1, 2)),
@@ -284,7 +286,7 @@ def test_network_has_the_rate_of_the_model():
 def test_network_is_trained_in_the_rhythm_of_the_model():
     gal = GAL(optimizers.SGD(0.1, gradient_accumulation_steps=2), alpha=0.5, seed=0)
     model = _model()
-    model.compile(gal, AdjustedLoss(_loss()))
+    model.compile(gal, gal.loss(_loss()))
     x, y = _data(4)
     moved = []
     before = None
@@ -326,7 +328,7 @@ def _table_step(z, y, loss, gal_arguments, **arguments):
     )
     model = Table(z)
     compiling = {k: arguments.pop(k) for k in ("loss_weights",) if k in arguments}
-    model.compile(gal, AdjustedLoss(loss), **compiling)
+    model.compile(gal, gal.loss(loss), **compiling)
     model.train_on_batch(np.zeros((len(z), 1)), np.array(y), **arguments)
     return model.table.numpy(), network.layers[0].bias.numpy()
 
@@ -396,16 +398,17 @@ def test_masked_samples_are_left_out():
         return value, model.get_weights()
 
     expected, plain = run("sgd", _loss())
-    value, weights = run(GAL("sgd", alpha=0.0), AdjustedLoss(_loss()))
+    gal = GAL("sgd", alpha=0.0)
+    value, weights = run(gal, gal.loss(_loss()))
     np.testing.assert_allclose(value, expected, rtol=1e-6)
     _assert_same(weights, plain, rtol=1e-6, atol=1e-7)
     gal = GAL("sgd", alpha=0.5, seed=0)
-    _, weights = run(gal, AdjustedLoss(_loss()))
+    _, weights = run(gal, gal.loss(_loss()))
     assert any((a != b).any() for a, b in zip(weights, plain, strict=True))
     # What stands at a masked step does not count.
     y[0, 2:] = (y[0, 2:] + 1) % 3
     other = GAL("sgd", alpha=0.5, seed=0)
-    run(other, AdjustedLoss(_loss()))
+    run(other, other.loss(_loss()))
     for name, value in gal.diagnostics.items():
         np.testing.assert_allclose(other.diagnostics[name], value, rtol=1e-6)
 
@@ -429,7 +432,7 @@ def test_several_outputs_each_with_a_network(tmp_path):
     for weights in ({}, {"loss_weights": {"kind": 1.0, "size": 0.0, "extra": 1.0}}):
         model = _two_outputs()
         gal = GAL(optimizers.SGD(0.1), alpha=0.5, seed=0)
-        losses = {"kind": AdjustedLoss(_loss()), "size": AdjustedLoss("mse")}
+        losses = gal.loss({"kind": _loss(), "size": "mse"})
         model.compile(gal, {**losses, "extra": "mae"}, **weights)
         model.fit(x, targets, epochs=2, batch_size=8, verbose=0)
         found.append(gal.diagnostics)
@@ -470,7 +473,7 @@ def test_outputs_of_any_rank(name, granularity):
     )
     plain, adjusted = Table(z), Table(z)
     plain.compile(optimizers.SGD(0.1), loss)
-    adjusted.compile(gal, AdjustedLoss(loss))
+    adjusted.compile(gal, gal.loss(loss))
     for model in (plain, adjusted):
         model.train_on_batch(np.zeros((len(z), 1)), y)
     change = (adjusted.table.numpy() - plain.table.numpy()) / 0.1
@@ -493,7 +496,7 @@ def test_unknown_sizes():
     inputs = keras.Input((None, None, 2))
     model = keras.Model(inputs, layers.Conv2D(3, 1)(inputs))
     gal = GAL("sgd", alpha=0.5, network=layers.Conv2D(3, 3, padding="same"))
-    model.compile(gal, AdjustedLoss(_loss()))
+    model.compile(gal, gal.loss(_loss()))
     rng = np.random.default_rng(0)
     for size in (4, 6):
         x = rng.normal(size=(3, size, size, 2))
@@ -536,7 +539,7 @@ def test_any_network(name, mode):
     model = keras.Sequential([keras.Input((7, 5)), layers.Dense(3)])
     network = NETWORKS[name]()
     gal = GAL(optimizers.SGD(0.1), alpha=0.5, network=network)
-    model.compile(gal, AdjustedLoss(_loss()), **mode)
+    model.compile(gal, gal.loss(_loss()), **mode)
     model.train_on_batch(x, y)
     ids = {id(v) for v in gal.variables}
     assert all(id(v) in ids for v in network.variables)
@@ -557,7 +560,7 @@ def test_normalization_of_the_network_output(normalize):
         Assign(0.1), 0.2, network=network, normalize=normalize, policy="always",
         adjustment_optimizer=optimizers.SGD(0.0),
     )  # fmt: skip
-    model.compile(gal, AdjustedLoss("mse"))
+    model.compile(gal, gal.loss("mse"))
     model.train_on_batch(np.zeros((1, 1)), np.zeros((1, 2)))
     # dl/dz = z, of length 5; v = (1, 1), of length sqrt(2).
     change = 0.2 * 5 * (1 / np.sqrt(2) if normalize else 1)
@@ -616,15 +619,15 @@ def test_model_with_its_own_loss_and_subclass():
             super().__init__()
             self.dense = GradientResidualDense(activation="tanh")
             self.last = layers.Dense(3)
-            self.adjusted = AdjustedLoss(_loss())
 
         def call(self, x, training=None):
             return self.last(self.dense(x))
 
         def compute_loss(self, x, y, y_pred, sample_weight, training=True):
-            return self.adjusted(y, y_pred) + 0.1 * ops.mean(ops.square(y_pred))
+            return adjusted(y, y_pred) + 0.1 * ops.mean(ops.square(y_pred))
 
     gal = GAL("sgd", alpha=0.5, output_shapes=[(None, 3)])
+    adjusted = gal.loss(_loss())
     model = Model()
     model.compile(gal)
     x, y = _data(8)
@@ -652,7 +655,7 @@ def test_keras_application():
         (32, 32, 3), alpha=0.25, weights=None, classes=4, classifier_activation=None
     )
     gal = GAL("sgd", alpha=0.1)
-    model.compile(gal, AdjustedLoss(_loss()), **QUICK)
+    model.compile(gal, gal.loss(_loss()), **QUICK)
     rng = np.random.default_rng(0)
     model.fit(rng.normal(size=(4, 32, 32, 3)), rng.integers(0, 4, 4), verbose=0)
     assert gal.diagnostics["accepted"] > 0
@@ -701,7 +704,7 @@ def test_overflow_under_loss_scaling_skips_the_step():
     gal = GAL(inner, alpha=0.5, seed=0)
     model = _model()
     before = model.get_weights()
-    model.compile(gal, AdjustedLoss("mse"))
+    model.compile(gal, gal.loss("mse"))
     x, _ = _data(4)
     model.train_on_batch(x, 1e3 + x[:, :3])
     _assert_same(model.get_weights(), before)
@@ -739,7 +742,7 @@ def test_backup_and_restore(given, tmp_path):
         shapes = [(None, 3)] if given else None
         gal = GAL(optimizers.Adam(0.01), alpha=0.5, seed=0, output_shapes=shapes)
         model = _model()
-        model.compile(gal, AdjustedLoss(_loss()), **QUICK)
+        model.compile(gal, gal.loss(_loss()), **QUICK)
         backup = keras.callbacks.BackupAndRestore(folder, delete_checkpoint=delete)
         x, y = _data(16)
         model.fit(x, y, 8, epochs, verbose=0, shuffle=False, callbacks=[backup])
@@ -776,7 +779,7 @@ def test_loads_without_gal_for_inference(tmp_path):
 @pytest.mark.parametrize("built", [False, True])
 def test_config_round_trip(built):
     for arguments in (
-        {"hidden_units": (5, 4), "activation": "tanh", "seed": 3, "center": True},
+        {"hidden_units": (5, 4), "activation": "tanh", "seed": 3, "skip": False},
         {"network": layers.Dense(3), "normalize": False, "granularity": "batch"},
         {"adjustment_optimizer": optimizers.Adam(0.5), "policy": "improve"},
     ):
@@ -812,7 +815,8 @@ def test_diagnostics_in_the_logs(tmp_path):
     x = GradientResidualDense(activation="tanh", name="one")(inputs)
     x = GradientResidualDense(activation="tanh", residual="none", name="two")(x)
     model = keras.Model(inputs, layers.Dense(3)(x))
-    model.compile(GAL("sgd", alpha=0.5), AdjustedLoss(_loss()))
+    gal = GAL("sgd", alpha=0.5)
+    model.compile(gal, gal.loss(_loss()))
     data = _data(8)
     log = keras.callbacks.CSVLogger(str(tmp_path / "log.csv"))
     history = model.fit(

@@ -62,6 +62,11 @@ The contract:
     The objects, of which each is the variable or its copy on a device, that Keras may
     give to `update_step` of an optimizer that is built for `variable`.
 
+`all_finite(tensors) -> tensor`
+
+    Whether all entries of all tensors, of which there is one at least, are finite; a
+    scalar.
+
 `eagerly(function)`
 
     Calls `function()` now and once, where a graph of steps may be in the making.
@@ -71,6 +76,7 @@ import keras
 
 if keras.backend.backend() == "jax":
     from keras_gradres.backend.jax import (
+        all_finite,
         eagerly,
         gradient_hook,
         parts,
@@ -80,6 +86,7 @@ if keras.backend.backend() == "jax":
     )
 elif keras.backend.backend() == "tensorflow":
     from keras_gradres.backend.tensorflow import (
+        all_finite,
         eagerly,
         gradient_hook,
         parts,
@@ -89,6 +96,7 @@ elif keras.backend.backend() == "tensorflow":
     )
 elif keras.backend.backend() == "torch":
     from keras_gradres.backend.torch import (
+        all_finite,
         eagerly,
         gradient_hook,
         parts,
@@ -98,6 +106,7 @@ elif keras.backend.backend() == "torch":
     )
 else:
     from keras_gradres.backend.unsupported import (
+        all_finite,
         eagerly,
         gradient_hook,
         parts,
@@ -106,4 +115,12 @@ else:
         vjp,
     )
 
-__all__ = ["eagerly", "gradient_hook", "parts", "uncompiled", "value_and_grad", "vjp"]
+__all__ = [
+    "all_finite",
+    "eagerly",
+    "gradient_hook",
+    "parts",
+    "uncompiled",
+    "value_and_grad",
+    "vjp",
+]

@@ -115,3 +115,7 @@ def parts(variable):
 
 def eagerly(function):
     return function()
+
+
+def all_finite(tensors):
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(t)) for t in tensors]))

@@ -45,12 +45,14 @@ def gradient_hook(x, backward, *operands):
         return tf.identity(x), reverse
 
     alive: list = []
-    graph = tf.compat.v1.get_default_graph() if not tf.executing_eagerly() else None
+    graph = None
+    if not tf.executing_eagerly():
+        graph = weakref.ref(tf.compat.v1.get_default_graph())
     x = hooked(x)
 
     def is_pending():
         if graph is not None:
-            return graph is tf.compat.v1.get_default_graph()
+            return graph() is tf.compat.v1.get_default_graph()
         # A tape, if there is one, holds the backward function.
         return alive[0]() is not None
 
@@ -127,3 +129,8 @@ def parts(variable):
 def eagerly(function):
     with tf.init_scope():
         return function()
+
+
+def all_finite(tensors):
+    tensors = [t.values if isinstance(t, tf.IndexedSlices) else t for t in tensors]
+    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(t)) for t in tensors])

@@ -12,6 +12,7 @@ Usage:
     model.compile(optimizer=optimizer, loss="mse")
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -62,7 +63,7 @@ class Lookahead(WrapperOptimizer):
         # Keras makes none for what is set and not trained, as scales of float8.
         return [(slow, fast) for slow, fast in pairs if slow is not None]
 
-    def _before_step(self) -> tuple[Any, list[Any]]:
+    def _before_step(self, grads: Sequence[Any]) -> tuple[Any, list[Any]]:
         """The number of steps, and the slow weights, which begin as the fast ones."""
         iterations = ops.copy(ops.convert_to_tensor(self.iterations))
         return iterations, [

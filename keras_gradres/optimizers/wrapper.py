@@ -2,7 +2,7 @@
 
 A step is that of the inner optimizer, with a hook before it and one after it:
 
-    before = self._before_step()
+    before = self._before_step(grads)
     self.inner_optimizer.apply(gradients)
     self._after_step(before)
 
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_gradres import backend
 
@@ -29,6 +30,8 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
             not in use elsewhere.
         name: The name of the optimizer.
     """
+
+    _NESTED: tuple[str, ...] = ("inner_optimizer",)  # Objects in the configuration.
 
     def __init__(self, inner_optimizer: Any, name: str | None = None) -> None:
         inner = keras.optimizers.get(inner_optimizer)
@@ -66,7 +69,7 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
         variables = list(variables)
         if not variables:  # So Keras builds the optimizer of a model from an `.h5`.
             return
-        if self.built:
+        if self._model_variables:
             if [id(v) for v in variables] != [id(v) for v in self._model_variables]:
                 raise ValueError(
                     f"{type(self).__name__} '{self.name}' is already built, for "
@@ -87,8 +90,11 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
 
     # --- the step ---
 
-    def _before_step(self) -> Any:
+    def _before_step(self, grads: Sequence[Any]) -> Any:
         """Hook for subclasses: before the inner step, in the state before it.
+
+        Args:
+            grads: The gradients that the inner optimizer is about to get.
 
         Returns:
             What `_after_step` needs of that.
@@ -108,7 +114,7 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
             trainable_variables = list(trainable_variables)
         if not self.built:
             self._build_for(trainable_variables)
-        before = self._before_step()
+        before = self._before_step(grads)
         self.inner_optimizer.apply(grads, trainable_variables)
         self._after_step(before)
 
@@ -136,7 +142,7 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
             )
         variables = self.variables
         with self._with_values(variables, optimizer_variables, trainable_variables):
-            before = self._before_step()
+            before = self._before_step(grads)
         # Not its `apply`: a `LossScaleOptimizer` for one works in this way only.
         inner = self.inner_optimizer.variables
         values = {id(v): x for v, x in zip(variables, optimizer_variables, strict=True)}
@@ -179,7 +185,8 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
         """Sets all variables, those that are not there yet as soon as they are."""
         weights, variables = list(weights), self.variables
         if not self._is_complete():
-            self._waiting = weights
+            # Copies: Keras closes the file that they come from.
+            self._waiting = [ops.convert_to_numpy(w) for w in weights]
             variables = variables[: len(self._first)]
             weights = weights[: len(self._first)]
         if len(weights) != len(variables):
@@ -238,7 +245,8 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
         cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
     ) -> "WrapperOptimizer":
         config = copy.deepcopy(config)  # Deserialization changes what it is given.
-        config["inner_optimizer"] = keras.saving.deserialize_keras_object(
-            config["inner_optimizer"], custom_objects=custom_objects
-        )
+        for name in cls._NESTED:
+            config[name] = keras.saving.deserialize_keras_object(
+                config[name], custom_objects=custom_objects
+            )
         return cls(**config)

@@ -20,6 +20,9 @@ Usage, for one loss for each row of z:
     r = remainder(after, loss(z), inner(dl_dz, dl_dz + dv), step)
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from keras import ops
 
 POLICIES = ("less_equal", "less", "always", "never", "improve")
@@ -28,7 +31,9 @@ POLICIES = ("less_equal", "less", "always", "never", "improve")
 _EPSILON = 1e-12
 
 
-def adjustment(gradient, v, alpha, axes, normalize=True):
+def adjustment(
+    gradient: Any, v: Any, alpha: float, axes: tuple[int, ...], normalize: bool = True
+) -> Any:
     """v~ of Eq. 4: `v` brought to `alpha` times the length of the gradient.
 
     Args:
@@ -50,7 +55,7 @@ def adjustment(gradient, v, alpha, axes, normalize=True):
     return alpha * size * v
 
 
-def norm(x, axes):
+def norm(x: Any, axes: tuple[int, ...]) -> Any:
     """|x| over `axes`, which are kept; at least 1e-12, and there with no derivative."""
     # Not `skip.norm`: what scaling against overflow takes is felt in each eager step,
     # and here an overflow drops the adjustment of the step.
@@ -58,7 +63,7 @@ def norm(x, axes):
     return ops.sqrt(ops.maximum(squares, _EPSILON**2))
 
 
-def remainder(after, before, decrease, step):
+def remainder(after: Any, before: Any, decrease: Any, step: Any) -> Any:
     """R of Eq. 7: what the loss does that its first-order Taylor step does not say.
 
     Args:
@@ -70,7 +75,7 @@ def remainder(after, before, decrease, step):
     return after - before + step * decrease
 
 
-def accepts(policy, after, before, vanilla):
+def accepts(policy: str, after: Any, before: Any, vanilla: Callable[[], Any]) -> Any:
     """Where the adjustment is used: Algorithm 1, lines 7 to 10.
 
     Args:
