@@ -207,6 +207,14 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
             weights, self._waiting = self._waiting, None
             self.set_weights(weights)
 
+    def save_own_variables(self, store: Any) -> None:
+        if self.built or self._waiting:
+            super().save_own_variables(store)
+
+    def load_own_variables(self, store: Any) -> None:
+        if store.keys():  # Else it was saved before its first step, and is as it was.
+            super().load_own_variables(store)
+
     def scale_loss(self, loss: Any) -> Any:
         return self.inner_optimizer.scale_loss(loss)
 
