@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_gradres import backend
 
@@ -184,7 +185,8 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
         """Sets all variables, those that are not there yet as soon as they are."""
         weights, variables = list(weights), self.variables
         if not self._is_complete():
-            self._waiting = weights
+            # Copies: Keras closes the file that they come from.
+            self._waiting = [ops.convert_to_numpy(w) for w in weights]
             variables = variables[: len(self._first)]
             weights = weights[: len(self._first)]
         if len(weights) != len(variables):

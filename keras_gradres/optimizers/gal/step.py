@@ -127,7 +127,7 @@ def no_loss() -> ValueError:
 
 def no_shapes(calls: list[Call]) -> ValueError:
     return ValueError(
-        "GAL does not know the shapes of the outputs that it adjusts, and cannot make "
-        "its networks inside a stateless step. Give "
-        f"`output_shapes={[(None, *call.shape[1:]) for call in calls]}`."
+        "GAL has no networks, and cannot make them inside a stateless step. Give "
+        f"`output_shapes={[(None, *call.shape[1:]) for call in calls]}`, and in a loop "
+        "of your own call `gal.build(model.trainable_variables)` before it."
     )
