@@ -661,22 +661,6 @@ def test_keras_application():
     assert gal.diagnostics["accepted"] > 0
 
 
-def test_two_devices():
-    if keras.backend.backend() == "torch":
-        pytest.skip("Keras trains PyTorch models on one device")
-    script = pathlib.Path(__file__).with_name("distribution_worker.py")
-    run = subprocess.run([sys.executable, script], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    found = json.loads(run.stdout)
-    for one, two in zip(found["one"], found["two"], strict=False):
-        np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-5)
-    if keras.backend.backend() == "tensorflow":
-        assert len(found["two"]) == 1  # The residual layer alone.
-        assert "JAX with `keras.distribution.DataParallel`" in found["error"]
-    else:
-        assert len(found["two"]) == 2
-
-
 # --- precision ---
 
 

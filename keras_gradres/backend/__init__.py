@@ -70,6 +70,33 @@ The contract:
 `eagerly(function)`
 
     Calls `function()` now and once, where a graph of steps may be in the making.
+
+`all_reduce(tensors, after) -> list`
+
+    The means of the floating-point tensors over all devices that take the step
+    together, in one collective, the same on each device to the last bit; other tensors,
+    such as seeds, as they are. To be called on each device, when the collectives that
+    changed the variables `after` are under way: their order must be one everywhere. The
+    devices are
+
+    - JAX: those of the computation, which it sees as one: nothing is left to do;
+    - TensorFlow: the replicas of the `tf.distribute` strategy;
+    - PyTorch: the ranks of the default group of `torch.distributed`.
+
+`to_apply(gradients) -> list`
+
+    Gradients, the same on each device, as `apply` of a Keras optimizer is to be given
+    them on each. (That of TensorFlow takes their sum.)
+
+`assign(variable, value)`
+
+    Gives a Keras variable a value that is the same on each device.
+
+`broadcast(variables)`
+
+    Gives Keras variables the values that they have on the first of these devices, where
+    each device makes its own variables, as the ranks of PyTorch do. To be called on
+    each device.
 """
 
 import keras
@@ -77,9 +104,13 @@ import keras
 if keras.backend.backend() == "jax":
     from keras_gradres.backend.jax import (
         all_finite,
+        all_reduce,
+        assign,
+        broadcast,
         eagerly,
         gradient_hook,
         parts,
+        to_apply,
         uncompiled,
         value_and_grad,
         vjp,
@@ -87,9 +118,13 @@ if keras.backend.backend() == "jax":
 elif keras.backend.backend() == "tensorflow":
     from keras_gradres.backend.tensorflow import (
         all_finite,
+        all_reduce,
+        assign,
+        broadcast,
         eagerly,
         gradient_hook,
         parts,
+        to_apply,
         uncompiled,
         value_and_grad,
         vjp,
@@ -97,9 +132,13 @@ elif keras.backend.backend() == "tensorflow":
 elif keras.backend.backend() == "torch":
     from keras_gradres.backend.torch import (
         all_finite,
+        all_reduce,
+        assign,
+        broadcast,
         eagerly,
         gradient_hook,
         parts,
+        to_apply,
         uncompiled,
         value_and_grad,
         vjp,
@@ -107,9 +146,13 @@ elif keras.backend.backend() == "torch":
 else:
     from keras_gradres.backend.unsupported import (
         all_finite,
+        all_reduce,
+        assign,
+        broadcast,
         eagerly,
         gradient_hook,
         parts,
+        to_apply,
         uncompiled,
         value_and_grad,
         vjp,
@@ -117,9 +160,13 @@ else:
 
 __all__ = [
     "all_finite",
+    "all_reduce",
+    "assign",
+    "broadcast",
     "eagerly",
     "gradient_hook",
     "parts",
+    "to_apply",
     "uncompiled",
     "value_and_grad",
     "vjp",

@@ -7,6 +7,7 @@ import weakref
 
 import keras
 import torch
+import torch.distributed as dist
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
@@ -98,3 +99,39 @@ def all_finite(tensors):
     # The largest sizes, all in one call: a call for each is felt in an eager step.
     sizes = torch._foreach_norm(list(tensors), ord=math.inf)
     return torch.isfinite(torch.stack(sizes)).all()
+
+
+@torch.no_grad()
+def all_reduce(tensors, after):
+    ranks = _count_ranks()
+    if ranks == 1:
+        return tensors
+    parts = [t for t in tensors if t.is_floating_point()]
+    dtype = functools.reduce(torch.promote_types, (t.dtype for t in parts))
+    flat = torch.cat([t.reshape(-1).to(dtype) for t in parts])
+    dist.all_reduce(flat)
+    means = iter((flat / ranks).split([t.numel() for t in parts]))
+    return [
+        next(means).reshape(t.shape).to(t.dtype) if t.is_floating_point() else t
+        for t in tensors
+    ]
+
+
+@torch.no_grad()
+def broadcast(variables):
+    if _count_ranks() > 1:
+        for variable in variables:
+            dist.broadcast(variable.value, src=0)
+
+
+def _count_ranks():
+    distributed = dist.is_available() and dist.is_initialized()
+    return dist.get_world_size() if distributed else 1
+
+
+def to_apply(gradients):
+    return gradients
+
+
+def assign(variable, value):
+    variable.assign(value)

@@ -8,9 +8,9 @@
     w <- w - rate m
 
 The bias correction and the scaling of the final rate with eta are those of the authors'
-code, whose optimizer is made with the full rate eta_0 that a schedule is a factor of.
-Here it is the initial rate or, with a schedule, the largest rate so far, so that the
-final rate neither is 0 / 0 before a warm-up nor grows without bounds in it.
+code, where eta_0 is the full rate, of which a schedule takes a part. What that is, is
+known of a number and of a schedule with a `warmup_target`. Else it is the largest rate
+so far: before a warm-up from 0 the final rate would be 0 / 0.
 
 Usage:
 
@@ -41,9 +41,9 @@ class AdaBound(keras.optimizers.Optimizer):
         epsilon: A small positive number for stability.
         amsbound: Whether the largest mean of squares so far is used.
         base_learning_rate: eta_0, a positive number, or `"largest"`, the largest rate
-            so far. By default the initial `learning_rate`, if that is a positive
-            number; with a schedule, a callable, or an initial rate of 0, `"largest"`.
-            With a rate that only falls these are the same.
+            so far. By default the initial `learning_rate` if that is a number, the
+            `warmup_target` of a schedule that has one, and else, or if that is 0,
+            `"largest"`, which is the first rate of a schedule that falls.
         **kwargs: The arguments of all Keras optimizers.
     """
 
@@ -77,8 +77,8 @@ class AdaBound(keras.optimizers.Optimizer):
                     f"`{argument}` must be positive. Received: {argument}={value}"
                 )
         if base_learning_rate is None:
-            known = isinstance(learning_rate, float) and learning_rate != 0
-            base_learning_rate = learning_rate if known else LARGEST
+            full = getattr(learning_rate, "warmup_target", None) or learning_rate
+            base_learning_rate = full if isinstance(full, float) and full else LARGEST
         if base_learning_rate != LARGEST and not (
             isinstance(base_learning_rate, (int, float)) and base_learning_rate > 0
         ):

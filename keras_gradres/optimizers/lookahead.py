@@ -18,6 +18,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_gradres import backend
 from keras_gradres.optimizers.wrapper import WrapperOptimizer
 
 
@@ -79,8 +80,8 @@ class Lookahead(WrapperOptimizer):
             target = old + self.slow_step_size * (fast.value - old)
             if fast.constraint is not None:  # Between two such weights it is not met.
                 target = fast.constraint(target)
-            variable.assign(ops.where(due, target, old))
-            fast.assign(ops.where(due, target, fast.value))
+            backend.assign(variable, ops.where(due, target, old))
+            backend.assign(fast, ops.where(due, target, fast.value))
 
     def get_config(self) -> dict[str, Any]:
         return {

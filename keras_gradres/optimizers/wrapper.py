@@ -47,7 +47,8 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
         # variables of the optimizer.
         self._get_model_variables: Callable[[], list[keras.Variable]] = list
         # These come first among the variables, before and after it is built.
-        self._first = {id(v): i for i, v in enumerate(self.variables)}
+        first = [*super().variables, *inner.variables]
+        self._first = {id(v): i for i, v in enumerate(first)}
         self._waiting: list[Any] | None = None
 
     def _check_inner_is_unused(self) -> None:
@@ -174,8 +175,7 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
     @property
     def variables(self) -> list[keras.Variable]:
         found = [*super().variables, *self.inner_optimizer.variables]
-        first = getattr(self, "_first", {})
-        return sorted(found, key=lambda v: first.get(id(v), len(first)))
+        return sorted(found, key=lambda v: self._first.get(id(v), len(self._first)))
 
     def _is_complete(self) -> bool:
         """Whether all variables are there."""
@@ -206,6 +206,14 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
         if self._waiting is not None and self._is_complete():
             weights, self._waiting = self._waiting, None
             self.set_weights(weights)
+
+    def save_own_variables(self, store: Any) -> None:
+        if self.built or self._waiting:
+            super().save_own_variables(store)
+
+    def load_own_variables(self, store: Any) -> None:
+        if store.keys():  # Else it was saved before its first step, and is as it was.
+            super().load_own_variables(store)
 
     def scale_loss(self, loss: Any) -> Any:
         return self.inner_optimizer.scale_loss(loss)

@@ -76,6 +76,7 @@ class Networks:
         self._measures: list[keras.Variable] = []
         self.shapes: list[tuple] = []
         self._losses: list[Any] = []
+        self._are_shared = False
 
     def build(self, shapes: list[tuple]) -> None:
         """Makes a network for each output of these shapes, (None, ...)."""
@@ -162,6 +163,12 @@ class Networks:
 
     # --- the step ---
 
+    def share(self) -> None:
+        """In the first step, makes the networks the same on all devices."""
+        if not self._are_shared:
+            backend.broadcast(self.variables)
+            self._are_shared = True
+
     def values(self, index: int) -> tuple[list, list]:
         """Theta and the state of a network now, as tensors that stay what they are."""
         network = self.layers[index]
@@ -184,6 +191,7 @@ class Networks:
 
     def train(self, results: dict[int, Result]) -> None:
         """A step of each network with a result, but of those that are not finite."""
+        assign = backend.assign
         gradients, variables, restored = [], [], []
         for index, result in results.items():
             network = self.layers[index]
@@ -195,15 +203,15 @@ class Networks:
                 restored.append((finite, v, ops.copy(v.value)))
             pairs = zip(network.non_trainable_variables, result.state, strict=True)
             for v, new in pairs:
-                v.assign(ops.where(finite, new, v.value))
+                assign(v, ops.where(finite, new, v.value))
             measures = self._measures[index]
             found = ops.cast(result.measures, measures.dtype)
             found = ops.concatenate([found, measures[-1:]])
-            measures.assign(ops.where(finite, found, measures + _ONE_MORE_DROPPED))
+            assign(measures, ops.where(finite, found, measures + _ONE_MORE_DROPPED))
         if variables:
-            self.optimizer.apply(gradients, variables)
+            self.optimizer.apply(backend.to_apply(gradients), variables)
         for finite, v, old in restored:  # Momentum moves without a gradient, too.
-            v.assign(ops.where(finite, v.value, old))
+            assign(v, ops.where(finite, v.value, old))
 
     @property
     def diagnostics(self) -> dict[str, float]:

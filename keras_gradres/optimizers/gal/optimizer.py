@@ -249,7 +249,7 @@ class GAL(WrapperOptimizer):
     def _after_step(self, step: Step) -> None:
         if self.adjustment_optimizer is None:
             self._networks.optimizer.learning_rate = step.learning_rate
-        step.train_networks()
+        step.train_networks(self._model_variables)
 
     # --- files ---
 

@@ -41,6 +41,7 @@ class Step:
         self._networks = networks
         self._calls = networks.assign(calls)
         self._results: dict[int, Result] = {}
+        networks.share()
         for index, call in self._calls.items():
             theta, state = networks.values(index)
             call.adjust = functools.partial(self._adjust, index, theta, state)
@@ -91,17 +92,12 @@ class Step:
         for result in self._results.values():
             result.finite = ops.logical_and(result.finite, finite)
 
-    def train_networks(self) -> None:
-        """Algorithm 1, lines 12 to 16."""
+    def train_networks(self, trained: Sequence[Any]) -> None:
+        """Algorithm 1, lines 12 to 16; `trained` are the variables of the model."""
         flat = [t for result in self._results.values() for t in result.tensors()]
-        reduced = iter(_reduce(flat))
+        reduced = iter(backend.all_reduce(flat, trained))
         results = {i: r.replaced(reduced) for i, r in self._results.items()}
         self._networks.train(results)
-
-
-def _reduce(tensors: list) -> list:
-    """The means over all devices of what a step leaves for the networks."""
-    return tensors
 
 
 def not_adjusted() -> RuntimeError:
