@@ -135,3 +135,7 @@ def to_apply(gradients):
 
 def assign(variable, value):
     variable.assign(value)
+
+
+def known(condition):
+    return bool(condition)
