@@ -6,6 +6,7 @@ With a rank this process is one of several, which each write a file.
 """
 
 import contextlib
+import gc
 import os
 import pathlib
 import sys
@@ -96,8 +97,9 @@ def make_model(case):
 
 
 def model_class():
-    if keras.backend.backend() != "torch" or hasattr(keras.Model, "_initialize_ddp"):
-        return keras.Model  # Or Keras does this itself.
+    by_itself = [int(n) for n in keras.__version__.split(".")[:2]] >= [3, 16]
+    if keras.backend.backend() != "torch" or by_itself:
+        return keras.Model
     import torch
 
     class Parallel(keras.Model):
@@ -255,6 +257,7 @@ def torch_ranks():
     # Other adjustment networks on each rank, as without a seed.
     CASES["sgd"] = gal(seed=RANK)
     save(f"unlike {RANK}", ["sgd"])
+    gc.collect()  # What DDP has left must not outlive the group: it may hang.
     torch.distributed.destroy_process_group()
 
 

@@ -8,6 +8,7 @@ import sys
 
 import keras
 import numpy as np
+import pytest
 
 from keras_gradres.optimizers import GAL
 
@@ -55,8 +56,10 @@ def test_custom_loop_is_fit(monkeypatch):
     assert gal.diagnostics["accepted"] > 0
 
 
-def test_script_trains():
-    run = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True)
+@pytest.mark.parametrize("kind", ["custom_loop", "distributed"])
+def test_script_trains(kind):
+    script = FOLDER / f"{kind}_{keras.backend.backend()}.py"
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     accuracy = re.search(r"accuracy on new points: ([0-9.]+) %", run.stdout)
     assert float(accuracy[1]) > 95
