@@ -208,9 +208,11 @@ class Networks:
             new, dtheta = result.state, result.dtheta
             finite = backend.known(result.finite)
             if finite is not True:
-                more = dropped + ops.where(finite, 0.0, 1.0)
+                more = dropped.value + ops.where(finite, 0.0, 1.0)
                 assign(dropped, ops.cast(more, dropped.dtype))
-                found = ops.where(finite, ops.cast(found, measures.dtype), measures)
+                found = ops.where(
+                    finite, ops.cast(found, measures.dtype), measures.value
+                )
                 new = [
                     ops.where(finite, n, v.value)
                     for n, v in zip(new, state, strict=True)
