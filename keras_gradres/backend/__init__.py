@@ -67,6 +67,11 @@ The contract:
     Whether all entries of all tensors, of which there is one at least, are finite; a
     scalar.
 
+`known(condition) -> bool or tensor`
+
+    A scalar that says whether something is so, as a Python bool where operations run
+    one by one, so that what depends on it need not.
+
 `eagerly(function)`
 
     Calls `function()` now and once, where a graph of steps may be in the making.
@@ -109,6 +114,7 @@ if keras.backend.backend() == "jax":
         broadcast,
         eagerly,
         gradient_hook,
+        known,
         parts,
         to_apply,
         uncompiled,
@@ -123,6 +129,7 @@ elif keras.backend.backend() == "tensorflow":
         broadcast,
         eagerly,
         gradient_hook,
+        known,
         parts,
         to_apply,
         uncompiled,
@@ -137,6 +144,7 @@ elif keras.backend.backend() == "torch":
         broadcast,
         eagerly,
         gradient_hook,
+        known,
         parts,
         to_apply,
         uncompiled,
@@ -151,6 +159,7 @@ else:
         broadcast,
         eagerly,
         gradient_hook,
+        known,
         parts,
         to_apply,
         uncompiled,
@@ -165,6 +174,7 @@ __all__ = [
     "broadcast",
     "eagerly",
     "gradient_hook",
+    "known",
     "parts",
     "to_apply",
     "uncompiled",

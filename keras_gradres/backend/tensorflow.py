@@ -165,3 +165,7 @@ def assign(variable, value):
         strategy.extended.update(
             variable.value, lambda v, value: v.assign(value), args=(value,), group=False
         )
+
+
+def known(condition):
+    return condition

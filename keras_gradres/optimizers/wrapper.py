@@ -208,7 +208,10 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
             self.set_weights(weights)
 
     def save_own_variables(self, store: Any) -> None:
-        if self.built or self._waiting:
+        if self._waiting is not None:
+            for i, weight in enumerate(self._waiting):
+                store[str(i)] = weight
+        elif self.built:
             super().save_own_variables(store)
 
     def load_own_variables(self, store: Any) -> None:

@@ -112,7 +112,7 @@ class Algorithm1:
         r = ops.abs(r)
         return (ops.sum(self.weights * r) if self.per_sample else r), dv, after
 
-    def outcome(self, dv: Any, after: Any) -> tuple[Any, Any]:
+    def outcome(self, dv: Any, after: Any) -> tuple[Any, list]:
         """The gradient to propagate, and [accepted, cosine, drift]."""
         accepted = formulas.accepts(
             self.settings.policy,
@@ -125,7 +125,7 @@ class Algorithm1:
         if self.per_sample:
             rate = ops.sum(self.weights * share)
             weights = self._over(self.weights)
-            share, accepted = self._over(share), self._over(accepted)
+            share = self._over(share)
         else:
             rate, weights = share, 1 / self._samples()
         aligned = self.dl_dz * dv / formulas.norm(self.dl_dz, self.axes)
@@ -136,8 +136,7 @@ class Algorithm1:
         weights = weights * share
         common = ops.sum(weights * dv, axis=self.sample_axes, keepdims=True)
         drift = _divide(ops.sqrt(ops.sum(common * common)), ops.sum(weights * length))
-        gradient = ops.where(accepted, self.gradient + self.scale * dv, self.gradient)
-        return gradient, ops.stack([rate, cosine, drift])
+        return self.gradient + share * self.scale * dv, [rate, cosine, drift]
 
     def _loss_of(self, losses: Any) -> Any:
         return losses if self.per_sample else ops.sum(self.weights * losses)
@@ -167,7 +166,7 @@ class Algorithm1:
 
 def _divide(a: Any, b: Any) -> Any:
     """`a / b`, and `a` where `b` is zero."""
-    return a / ops.where(b == 0, 1, b)
+    return a / (b + ops.cast(b == 0, b.dtype))
 
 
 def _is_number(value: Any) -> bool:

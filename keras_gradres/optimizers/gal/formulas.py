@@ -27,7 +27,7 @@ from keras import ops
 
 POLICIES = ("less_equal", "less", "always", "never", "improve")
 
-# A vector that is shorter has no direction.
+# A vector that is no longer has no direction.
 _EPSILON = 1e-12
 
 
@@ -45,22 +45,21 @@ def adjustment(
 
     Returns:
         A tensor of the shape of `v`; zero, with a derivative of zero, where the norm of
-        `v` is below 1e-12.
+        `v` is 1e-12 and below.
     """
     if normalize:
         length = norm(v, axes)
-        v = ops.where(length > _EPSILON, v / length, 0)
+        v = v / length * ops.cast(length > 2 * _EPSILON, v.dtype)
     # Exactly zero where the gradient is, unlike `norm`, and differentiated by nobody.
     size = ops.sqrt(ops.sum(gradient * gradient, axis=axes, keepdims=True))
     return alpha * size * v
 
 
 def norm(x: Any, axes: tuple[int, ...]) -> Any:
-    """|x| over `axes`, which are kept; at least 1e-12, and there with no derivative."""
+    """|x| over `axes`, which are kept: sqrt(x^2 + 1e-24), so that it can divide."""
     # Not `skip.norm`: what scaling against overflow takes is felt in each eager step,
     # and here an overflow drops the adjustment of the step.
-    squares = ops.sum(x * x, axis=axes, keepdims=True)
-    return ops.sqrt(ops.maximum(squares, _EPSILON**2))
+    return ops.sqrt(ops.sum(x * x, axis=axes, keepdims=True) + _EPSILON**2)
 
 
 def remainder(after: Any, before: Any, decrease: Any, step: Any) -> Any:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-from keras import ops
 
 HIDDEN_UNITS = (100, 32, 16)
 
@@ -56,13 +55,18 @@ class MLP(keras.Layer):
                 )
 
     def call(self, z: Any) -> Any:
+        return self.function(z, [v.value for v in self.trainable_variables])
+
+    def function(self, z: Any, theta: Sequence[Any]) -> Any:
+        """H(z; theta), with the weights in the order of `trainable_variables`."""
         v = z
-        last = len(self.kernels) - 1
-        for i, kernel in enumerate(self.kernels):
-            v = ops.matmul(v, kernel)
-            if self.use_bias:
-                v = v + self.biases[i]
-            if i < last:
+        size = 2 if self.use_bias else 1
+        layers = [theta[i : i + size] for i in range(0, len(theta), size)]
+        for i, (kernel, *bias) in enumerate(layers):
+            v = v @ kernel
+            if bias:
+                v = v + bias[0]
+            if i < len(layers) - 1 and self.activation is not keras.activations.linear:
                 v = self.activation(v)
         return z + v if self.skip else v
 

@@ -20,10 +20,9 @@ from keras import ops
 from keras_gradres import backend
 from keras_gradres.layers import inner
 from keras_gradres.optimizers.gal.loss import Call
+from keras_gradres.optimizers.gal.mlp import MLP
 
-MEASURES = ("remainder", "accepted", "cosine", "drift", "dropped")
-
-_ONE_MORE_DROPPED = np.array([0, 0, 0, 0, 1], "float32")
+MEASURES = ("remainder", "accepted", "cosine", "drift")
 
 
 @dataclasses.dataclass
@@ -32,7 +31,7 @@ class Result:
 
     Attributes:
         finite: Whether all that was computed is finite, a scalar.
-        measures: The `MEASURES` of the step but the last, of shape (4,).
+        measures: The `MEASURES` of the step, of shape (4,).
         dtheta: The derivatives of the mean |r| by the trainable weights.
         state: The new values of the other weights.
     """
@@ -74,13 +73,16 @@ class Networks:
         self._name = name
         self.layers: tuple[keras.Layer, ...] = ()
         self._measures: list[keras.Variable] = []
+        self._dropped: list[keras.Variable] = []
         self.shapes: list[tuple] = []
         self._losses: list[Any] = []
+        self._weights: list[tuple] = []
         self._are_shared = False
 
     def build(self, shapes: list[tuple]) -> None:
         """Makes a network for each output of these shapes, (None, ...)."""
-        found = [self._make(i, len(shapes)) for i in range(len(shapes))]
+        count = len(shapes)
+        found = [self._make(i, count) for i in range(count)]
         for network, shape in zip(found, shapes, strict=True):
             shape = (*shape, 1) if len(shape) == 1 else tuple(shape)
             output = inner.build(network, "network", shape, keras.config.floatx())
@@ -90,17 +92,19 @@ class Networks:
                     f"Received: network={network}, which maps {shape} to {output}"
                 )
         self.layers = tuple(found)
-        self.shapes, self._losses = shapes, [None] * len(shapes)
+        self._weights = [
+            (n.trainable_variables, n.non_trainable_variables) for n in found
+        ]
+        self.shapes, self._losses = shapes, [None] * count
         with keras.name_scope(self._name):
             self._measures = [
-                keras.Variable(
-                    np.zeros(len(MEASURES), "float32"),
-                    trainable=False,
-                    name=f"measures_{i}",
-                )
-                for i in range(len(shapes))
+                self._variable((len(MEASURES),), f"measures_{i}") for i in range(count)
             ]
+            self._dropped = [self._variable((), f"dropped_{i}") for i in range(count)]
         self.optimizer.build(self.trainable_variables)
+
+    def _variable(self, shape: tuple, name: str) -> keras.Variable:
+        return keras.Variable(np.zeros(shape, "float32"), trainable=False, name=name)
 
     @property
     def trainable_variables(self) -> list[keras.Variable]:
@@ -109,7 +113,7 @@ class Networks:
     @property
     def variables(self) -> list[keras.Variable]:
         found = [v for network in self.layers for v in network.variables]
-        return [*self._measures, *self.optimizer.variables, *found]
+        return [*self._measures, *self._dropped, *self.optimizer.variables, *found]
 
     def set_weights(self, weights: list) -> None:
         """Sets all variables."""
@@ -171,43 +175,55 @@ class Networks:
 
     def values(self, index: int) -> tuple[list, list]:
         """Theta and the state of a network now, as tensors that stay what they are."""
-        network = self.layers[index]
-        return (
-            [ops.copy(v.value) for v in network.trainable_variables],
-            [ops.copy(v.value) for v in network.non_trainable_variables],
-        )
+        theta, state = self._weights[index]
+        return [ops.copy(v.value) for v in theta], [ops.copy(v.value) for v in state]
 
     def call(self, index: int, z: Any, theta: list, state: list) -> tuple:
         """V = h(z; theta), the new state, and the losses of the network itself."""
         network = self.layers[index]
-        trainable, other = network.trainable_variables, network.non_trainable_variables
-        mapping = zip([*trainable, *other], [*theta, *state], strict=True)
-        with keras.StatelessScope(list(mapping), collect_losses=True) as scope:
-            inputs = ops.expand_dims(z, -1) if len(z.shape) == 1 else z
-            v = network(inputs, training=True)
-            penalty = sum(network.losses)
-            state = [scope.get_current_value(v) for v in other]
-        return ops.reshape(ops.cast(v, z.dtype), ops.shape(z)), state, penalty
+        inputs = ops.expand_dims(z, -1) if len(z.shape) == 1 else z
+        if isinstance(network, MLP):  # What a call of a layer takes is felt.
+            v, penalty = network.function(inputs, theta), 0.0
+        else:
+            trainable, other = self._weights[index]
+            mapping = zip([*trainable, *other], [*theta, *state], strict=True)
+            with keras.StatelessScope(list(mapping), collect_losses=True) as scope:
+                v = network(inputs, training=True)
+                penalty = sum(network.losses)
+                state = [scope.get_current_value(v) for v in other]
+        if v.dtype != z.dtype:
+            v = ops.cast(v, z.dtype)
+        if inputs is not z:
+            v = ops.reshape(v, ops.shape(z))
+        return v, state, penalty
 
     def train(self, results: dict[int, Result]) -> None:
         """A step of each network with a result, but of those that are not finite."""
         assign = backend.assign
         gradients, variables, restored = [], [], []
         for index, result in results.items():
-            network = self.layers[index]
-            finite = result.finite
-            pairs = zip(network.trainable_variables, result.dtheta, strict=True)
-            for v, gradient in pairs:
-                gradients.append(ops.where(finite, gradient, 0))
-                variables.append(v)
-                restored.append((finite, v, ops.copy(v.value)))
-            pairs = zip(network.non_trainable_variables, result.state, strict=True)
-            for v, new in pairs:
-                assign(v, ops.where(finite, new, v.value))
-            measures = self._measures[index]
-            found = ops.cast(result.measures, measures.dtype)
-            found = ops.concatenate([found, measures[-1:]])
-            assign(measures, ops.where(finite, found, measures + _ONE_MORE_DROPPED))
+            theta, state = self._weights[index]
+            measures, dropped = self._measures[index], self._dropped[index]
+            found = result.measures
+            new, dtheta = result.state, result.dtheta
+            finite = backend.known(result.finite)
+            if finite is not True:
+                more = dropped.value + ops.where(finite, 0.0, 1.0)
+                assign(dropped, ops.cast(more, dropped.dtype))
+                found = ops.where(
+                    finite, ops.cast(found, measures.dtype), measures.value
+                )
+                new = [
+                    ops.where(finite, n, v.value)
+                    for n, v in zip(new, state, strict=True)
+                ]
+                dtheta = [ops.where(finite, gradient, 0) for gradient in dtheta]
+                restored += [(finite, v, ops.copy(v.value)) for v in theta]
+            assign(measures, ops.cast(found, measures.dtype))
+            for v, value in zip(state, new, strict=True):
+                assign(v, value)
+            gradients += dtheta
+            variables += theta
         if variables:
             self.optimizer.apply(backend.to_apply(gradients), variables)
         for finite, v, old in restored:  # Momentum moves without a gradient, too.
@@ -215,12 +231,15 @@ class Networks:
 
     @property
     def diagnostics(self) -> dict[str, float]:
-        rows = [ops.convert_to_numpy(measures) for measures in self._measures]
-        return {
-            name if len(rows) == 1 else f"{name}_{i}": float(value)
-            for i, row in enumerate(rows)
-            for name, value in zip(MEASURES, row, strict=True)
-        }
+        found = {}
+        for i, (measures, dropped) in enumerate(
+            zip(self._measures, self._dropped, strict=True)
+        ):
+            values = [*measures.numpy(), dropped.numpy()]
+            for name, value in zip((*MEASURES, "dropped"), values, strict=True):
+                name = name if len(self.layers) == 1 else f"{name}_{i}"
+                found[name] = float(value)
+        return found
 
 
 def without_shapes(store: Any) -> tuple[dict, list[tuple]]:

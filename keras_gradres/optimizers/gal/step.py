@@ -60,7 +60,13 @@ class Step:
         """The hook at z: Algorithm 1, in float32 at least."""
         dtype = keras_backend.result_type(z.dtype, "float32")
         tensors = (z, losses, weights, gradient)
-        z, losses, weights, gradient = (ops.cast(t, dtype) for t in tensors)
+        z, losses, weights, gradient = (
+            # A cast of what is of this type takes time in an eager step.
+            t
+            if keras_backend.standardize_dtype(t.dtype) == dtype
+            else ops.cast(t, dtype)
+            for t in tensors
+        )
         algorithm = Algorithm1(
             self._settings, self.learning_rate, loss, z, losses, weights, gradient
         )
@@ -75,7 +81,7 @@ class Step:
         adjusted, measures = algorithm.outcome(dv, after)
         # All that was computed went into the remainder.
         finite = backend.all_finite([remainder, *dtheta])
-        measures = ops.concatenate([ops.reshape(remainder, (1,)), measures])
+        measures = ops.stack([remainder, *measures])
         self._results[index] = Result(finite, measures, dtheta, new_state)
         return ops.where(finite, adjusted, gradient)
 
@@ -123,7 +129,7 @@ def no_loss() -> ValueError:
 
 def no_shapes(calls: list[Call]) -> ValueError:
     return ValueError(
-        "GAL does not know the shapes of the outputs that it adjusts, and cannot make "
-        "its networks inside a stateless step. Give "
-        f"`output_shapes={[(None, *call.shape[1:]) for call in calls]}`."
+        "GAL has no networks, and cannot make them inside a stateless step. Give "
+        f"`output_shapes={[(None, *call.shape[1:]) for call in calls]}`, and in a loop "
+        "of your own call `gal.build(model.trainable_variables)` before it."
     )
