@@ -18,7 +18,6 @@ from benchmarks import data
 from benchmarks.study import Study, compared, pyplot, table
 from keras_gradres import models
 from keras_gradres.callbacks import Diagnostics
-from keras_gradres.losses import AdjustedLoss
 from keras_gradres.optimizers import GAL, AdaBound, Lookahead
 
 IDENTITY = {"residual": "identity"}
@@ -106,7 +105,8 @@ def train(run, bar, parts):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     callbacks = []
     if gal:
-        optimizer, loss = GAL(optimizer, seed=run["seed"]), AdjustedLoss(loss)
+        optimizer = GAL(optimizer, seed=run["seed"])
+        loss = optimizer.loss(loss)
         callbacks = [Diagnostics()]
     model.compile(optimizer, loss, metrics=["accuracy"])
     rng = np.random.default_rng(run["seed"])

@@ -15,7 +15,6 @@ from keras import ops
 
 from benchmarks import together
 from benchmarks.study import Study, p_value, pyplot, statistics, table
-from keras_gradres.losses import AdjustedLoss
 from keras_gradres.optimizers import GAL, AdaBound, Lookahead
 
 START = (0.75, 1.0)
@@ -89,7 +88,7 @@ def train(runs, bar):
         if arguments is not None:
             shapes = [(None, 2)]
             optimizer = GAL(optimizer, seed=seed, output_shapes=shapes, **arguments)
-            adjusted = AdjustedLoss(loss)
+            adjusted = optimizer.loss(loss)
         model.compile(optimizer, adjusted)
         return model
 

@@ -73,7 +73,6 @@ def serve(network, variant):
     import keras
     import numpy as np
 
-    from keras_gradres.losses import AdjustedLoss
     from keras_gradres.optimizers import GAL
 
     keras.utils.set_random_seed(0)
@@ -88,7 +87,8 @@ def serve(network, variant):
         )
 
     if variant == "gal":
-        model.compile(GAL(optimizer), AdjustedLoss(loss))
+        gal = GAL(optimizer)
+        model.compile(gal, gal.loss(loss))
     else:
         model.compile(optimizer, loss)
     rng = np.random.default_rng(0)

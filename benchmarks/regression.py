@@ -16,7 +16,6 @@ from keras import layers
 
 from benchmarks import data, together
 from benchmarks.study import Study, compared, pyplot, statistics, table
-from keras_gradres.losses import AdjustedLoss
 from keras_gradres.optimizers import GAL
 
 # The hidden layers of the model and of the adjustment network, batch size, epochs.
@@ -101,7 +100,7 @@ def train(runs, bar, study):
                 output_shapes=[(None, 1)],
                 **arguments,
             )
-            loss = AdjustedLoss(loss)
+            loss = optimizer.loss(loss)
         model.compile(optimizer, loss)
         return model
 

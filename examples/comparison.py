@@ -13,7 +13,6 @@ import numpy as np
 from scipy import stats
 
 from keras_gradres.callbacks import Diagnostics
-from keras_gradres.losses import AdjustedLoss
 from keras_gradres.optimizers import GAL
 
 BASELINE = "baseline"
@@ -33,7 +32,7 @@ def run(make_model, loss, make_inner, arguments, data, seed, epochs, measure):
     optimizer, callbacks = make_inner(), []
     if arguments is not None:
         optimizer = GAL(optimizer, seed=seed, **arguments)
-        loss, callbacks = AdjustedLoss(loss), [Diagnostics()]
+        loss, callbacks = optimizer.loss(loss), [Diagnostics()]
     model.compile(optimizer, loss, metrics=[measure])
     keras.utils.set_random_seed(seed)
     history = model.fit(

@@ -11,7 +11,6 @@ import jax
 import keras
 from spirals import make_data, make_model, report
 
-from keras_gradres.losses import AdjustedLoss
 from keras_gradres.optimizers import GAL
 
 
@@ -59,5 +58,5 @@ if __name__ == "__main__":
         seed=0,
         output_shapes=[model.output_shape],
     )
-    loss = AdjustedLoss(keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    loss = gal.loss(keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     report(model, gal, train(model, gal, loss, make_data()))

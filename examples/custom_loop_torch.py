@@ -7,7 +7,6 @@ import keras
 import torch
 from spirals import make_data, make_model, report
 
-from keras_gradres.losses import AdjustedLoss
 from keras_gradres.optimizers import GAL
 
 
@@ -27,5 +26,5 @@ def train(model, gal, loss, batches):
 if __name__ == "__main__":
     model = make_model()
     gal = GAL(keras.optimizers.SGD(0.1, momentum=0.9), alpha=1e-3, seed=0)
-    loss = AdjustedLoss(keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    loss = gal.loss(keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     report(model, gal, train(model, gal, loss, make_data()))

@@ -17,12 +17,7 @@ from sklearn.datasets import load_digits
 VARIANTS = {
     **{f"alpha {alpha}": {"alpha": alpha} for alpha in (0.001, 0.01, 0.1)},
     "alpha 0.1, improve": {"alpha": 0.1, "policy": "improve"},
-    "alpha 0.1, centered": {"alpha": 0.1, "center": True},
-    "alpha 0.1, improve, centered": {
-        "alpha": 0.1,
-        "policy": "improve",
-        "center": True,
-    },
+    "alpha 0.1, MLP(z)": {"alpha": 0.1, "skip": False},
 }
 TITLE = "test error, %"
 

@@ -17,11 +17,7 @@ from sklearn.datasets import load_diabetes
 VARIANTS = {
     "alpha 0.001": {"alpha": 0.001},
     "alpha 0.1": {"alpha": 0.1},
-    "alpha 0.1, improve, centered": {
-        "alpha": 0.1,
-        "policy": "improve",
-        "center": True,
-    },
+    "alpha 0.1, improve": {"alpha": 0.1, "policy": "improve"},
 }
 TITLE = "test error, squared"
 

@@ -7,7 +7,6 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_gradres.losses import AdjustedLoss
 from keras_gradres.optimizers import GAL, Lookahead
 
 
@@ -20,7 +19,7 @@ def make_model():
     kind = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     inner = Lookahead(keras.optimizers.Adam(0.05, amsgrad=True), sync_period=3)
     gal = GAL(inner, alpha=0.5, hidden_units=(8, 4), activation="tanh", seed=1)
-    model.compile(gal, [AdjustedLoss(kind), AdjustedLoss("mse")])
+    model.compile(gal, gal.loss([kind, "mse"]))
     return model
 
 

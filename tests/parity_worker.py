@@ -13,7 +13,6 @@ from keras_gradres.layers import (
     GradientResidualConv,
     GradientResidualDense,
 )
-from keras_gradres.losses import AdjustedLoss
 from keras_gradres.optimizers import GAL, Lookahead
 
 
@@ -58,7 +57,7 @@ def gal_numbers(optimizer):
         part.set_weights([rng.normal(size=w.shape) for w in part.get_weights()])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     gal = GAL(Lookahead(optimizer, sync_period=2), alpha=0.5, network=network)
-    model.compile(gal, AdjustedLoss(loss))
+    model.compile(gal, gal.loss(loss))
     x, y = rng.normal(size=(40, 6)).astype("float32"), rng.integers(0, 3, 40)
     weight = rng.uniform(size=40).astype("float32")
     before = network.get_weights()

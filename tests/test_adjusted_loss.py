@@ -1,4 +1,4 @@
-"""`AdjustedLoss` is the loss in it, to everyone but GAL."""
+"""The loss that `gal.loss` makes is the loss in it, to everyone but its GAL."""
 
 import keras
 import numpy as np
@@ -7,7 +7,9 @@ from helpers import Table, gradients
 from keras import layers, ops
 
 from keras_gradres.losses import AdjustedLoss
+from keras_gradres.optimizers import GAL
 
+MADE_BY = GAL("sgd")
 RNG = np.random.default_rng(0)
 Z = RNG.normal(size=(4, 3)).astype("float32")
 LABELS = RNG.integers(0, 3, (4,))
@@ -53,11 +55,11 @@ def _evaluate(loss, y, z, weights=None):
 def test_same_value(name, weights):
     loss, y = LOSSES[name]
     if isinstance(loss, keras.losses.Loss):
-        found = AdjustedLoss(loss)(y, Z, sample_weight=weights)
+        found = MADE_BY.loss(loss)(y, Z, sample_weight=weights)
         expected = loss(y, Z, sample_weight=weights)
         assert found.dtype == expected.dtype
     else:
-        found = _evaluate(AdjustedLoss(loss), y, Z, weights)
+        found = _evaluate(MADE_BY.loss(loss), y, Z, weights)
         expected = _evaluate(loss, y, Z, weights)
     np.testing.assert_array_equal(
         ops.convert_to_numpy(found), ops.convert_to_numpy(expected)
@@ -68,7 +70,7 @@ def test_same_shapes_of_targets():
     # (4, 1) against (4,) is one number for each sample, not (4, 4).
     for y, z in ((VALUES[:, :1], Z[:, 0]), (VALUES[:, 0], Z[:, :1])):
         for loss in ("mse", lambda y, z: ops.square(y - z)):
-            found = _evaluate(AdjustedLoss(loss), y, z)
+            found = _evaluate(MADE_BY.loss(loss), y, z)
             np.testing.assert_array_equal(found, _evaluate(loss, y, z))
             expected = np.square(VALUES[:, 0] - Z[:, 0]).mean()
             np.testing.assert_allclose(found, expected, rtol=1e-6)
@@ -79,7 +81,7 @@ def test_same_mask():
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)
     labels = np.array([0, 1, -1, 2])
     values = []
-    for used in (loss, AdjustedLoss(loss)):
+    for used in (loss, MADE_BY.loss(loss)):
         keras.utils.set_random_seed(0)
         inputs = keras.Input((2, 3))
         outputs = layers.Dense(3)(layers.Masking()(inputs))
@@ -104,7 +106,7 @@ def test_same_gradient_where_nobody_adjusts():
     model.build((None, 1))
     found, expected = (
         gradients(lambda used=used: used(VALUES, model.table + 0), [model.table])[0]
-        for used in (AdjustedLoss("mse"), keras.losses.MeanSquaredError())
+        for used in (MADE_BY.loss("mse"), keras.losses.MeanSquaredError())
     )
     np.testing.assert_array_equal(found, expected)
     assert np.abs(found).max() > 0
@@ -112,7 +114,7 @@ def test_same_gradient_where_nobody_adjusts():
 
 def test_same_training_under_another_optimizer():
     weights = []
-    for loss in ("mse", AdjustedLoss("mse")):
+    for loss in ("mse", MADE_BY.loss("mse")):
         model = Table(Z)
         model.compile(keras.optimizers.Adam(0.1), loss, jit_compile=False)
         for _ in range(3):
@@ -122,26 +124,48 @@ def test_same_training_under_another_optimizer():
 
 
 def test_name():
-    assert AdjustedLoss("mse").name == "mean_squared_error"
-    assert AdjustedLoss(squared_error).name == "squared_error"
-    assert AdjustedLoss(keras.losses.Hinge(name="its_name")).name == "its_name"
-    assert AdjustedLoss("mse", name="other").name == "other"
+    assert MADE_BY.loss("mse").name == "mean_squared_error"
+    assert MADE_BY.loss(squared_error).name == "squared_error"
+    assert MADE_BY.loss(keras.losses.Hinge(name="its_name")).name == "its_name"
+    assert MADE_BY.loss("mse", name="other").name == "other"
 
 
-def test_config_round_trip():
+@pytest.mark.parametrize("alive", [True, False])
+def test_config_round_trip(alive):
     inner = keras.losses.Huber(delta=0.5, reduction="sum")
-    for loss in (AdjustedLoss(inner, name="other"), AdjustedLoss("mse")):
+    gal = GAL("adam", alpha=0.25, network=layers.Dense(3))
+    for loss in (gal.loss(inner, name="other"), gal.loss("mse"), gal.loss("ce")):
         config = keras.losses.serialize(loss)
+        assert config["config"]["optimizer"]["config"]["alpha"] == 0.25
         revived = keras.losses.deserialize(config)
+        if not alive:  # One that is loaded without its GAL keeps the configuration.
+            revived = keras.losses.deserialize(keras.losses.serialize(revived))
+        assert revived.optimizer is None
         assert keras.losses.serialize(revived) == config
         assert revived.reduction == loss.reduction
         assert revived.name == loss.name
+        assert isinstance(revived, AdjustedLoss)
 
 
-@pytest.mark.parametrize("loss", [AdjustedLoss("mse"), None, 3, "no_such_loss"])
+def test_loss_whose_gal_is_gone():
+    # As one that was made in a function for another optimizer than it returned.
+    loss = GAL("sgd").loss(keras.losses.Hinge(name="its_name"))
+    revived = keras.losses.deserialize(keras.losses.serialize(loss))
+    assert revived.optimizer is loss.optimizer is None
+    for found in (loss, revived):
+        value = ops.convert_to_numpy(found(SIGNS, Z))
+        np.testing.assert_allclose(value, keras.losses.Hinge()(SIGNS, Z), rtol=1e-6)
+
+
+def test_without_a_gal():
+    with pytest.raises(ValueError, match=r"Write `gal.loss\(loss\)`"):
+        AdjustedLoss("mse")
+
+
+@pytest.mark.parametrize("loss", [MADE_BY.loss("mse"), None, 3, "no_such_loss"])
 def test_wrong_losses(loss):
     with pytest.raises(ValueError, match=r"`loss` must be|Could not interpret"):
-        AdjustedLoss(loss)
+        MADE_BY.loss(loss)
 
 
 def test_loss_that_overrides_call():
@@ -150,9 +174,9 @@ def test_loss_that_overrides_call():
             return 0.0
 
     with pytest.raises(ValueError, match="overrides `__call__`"):
-        AdjustedLoss(Own())
+        MADE_BY.loss(Own())
 
 
 def test_several_predictions():
     with pytest.raises(ValueError, match="must be one tensor"):
-        AdjustedLoss(lambda y, z: z[0])([VALUES], [Z, Z])
+        MADE_BY.loss(lambda y, z: z[0])([VALUES], [Z, Z])

@@ -19,7 +19,6 @@ ROOT = pathlib.Path(__file__).parents[1]
 sys.path.append(str(ROOT))
 
 from benchmarks import cifar, data, images, segmentation, study, together  # noqa: E402
-from keras_gradres.losses import AdjustedLoss  # noqa: E402
 from keras_gradres.optimizers import GAL  # noqa: E402
 
 STUDIES = [
@@ -265,7 +264,7 @@ def make(seed):
     model = keras.Model(inputs, keras.layers.Dense(2)(x))
     inner = keras.optimizers.Adam(1e-2)
     gal = GAL(inner, alpha=0.3, seed=seed, output_shapes=[(None, 2)])
-    model.compile(gal, AdjustedLoss("mse"))
+    model.compile(gal, gal.loss("mse"))
     return model
 
 

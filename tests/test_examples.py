@@ -8,8 +8,8 @@ import sys
 
 import keras
 import numpy as np
+import pytest
 
-from keras_gradres.losses import AdjustedLoss
 from keras_gradres.optimizers import GAL
 
 FOLDER = pathlib.Path(__file__).parents[1] / "examples"
@@ -36,7 +36,7 @@ def test_custom_loop_is_fit(monkeypatch):
         inner = keras.optimizers.SGD(0.1, momentum=0.9)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         gal = GAL(inner, alpha=0.3, seed=0, output_shapes=[(None, 3)])
-        return example["make_model"](), gal, AdjustedLoss(loss)
+        return example["make_model"](), gal, gal.loss(loss)
 
     model, gal, loss = make()
     losses = example["train"](model, gal, loss, batches)
@@ -56,8 +56,10 @@ def test_custom_loop_is_fit(monkeypatch):
     assert gal.diagnostics["accepted"] > 0
 
 
-def test_script_trains():
-    run = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True)
+@pytest.mark.parametrize("kind", ["custom_loop", "distributed"])
+def test_script_trains(kind):
+    script = FOLDER / f"{kind}_{keras.backend.backend()}.py"
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     accuracy = re.search(r"accuracy on new points: ([0-9.]+) %", run.stdout)
     assert float(accuracy[1]) > 95

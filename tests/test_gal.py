@@ -8,7 +8,6 @@ import pytest
 from helpers import Assign, Table
 from keras import ops
 
-from keras_gradres.losses import AdjustedLoss
 from keras_gradres.optimizers import GAL
 
 MODES = [{"jit_compile": True}, {"jit_compile": False}, {"run_eagerly": True}]
@@ -50,7 +49,7 @@ def test_reference(case, mode):
         adjustment_optimizer=Assign(1.0),
     )
     model = Table(data["z"])
-    model.compile(gal, loss=AdjustedLoss(_cross_entropy()), **mode)
+    model.compile(gal, loss=gal.loss(_cross_entropy()), **mode)
     loss = model.train_on_batch(np.zeros((len(data["y"]), 1)), data["y"])
     np.testing.assert_allclose(loss, data["loss"], rtol=1e-5)
     expected = {"grad_z": model.table}
@@ -92,7 +91,7 @@ def test_one_step_by_hand(granularity):
         return ops.sum(ops.square(y_pred - y_true), axis=-1) / 2
 
     model = Table([[3.0, 4.0]])
-    model.compile(gal, loss=AdjustedLoss(half_squared_error))
+    model.compile(gal, loss=gal.loss(half_squared_error))
     loss = model.train_on_batch(np.zeros((1, 1)), np.zeros((1, 2)))
     np.testing.assert_allclose(loss, 12.5)
     np.testing.assert_allclose(model.table.numpy(), [[2.7, 3.5]], rtol=1e-6)
@@ -157,7 +156,7 @@ def test_remainder_gradient_against_finite_differences(size, granularity):
         adjustment_optimizer=Assign(1.0),
     )
     model = Table(z)
-    model.compile(gal, AdjustedLoss(loss), jit_compile=False)
+    model.compile(gal, gal.loss(loss), jit_compile=False)
     model.train_on_batch(np.zeros((5, 1)), y, sample_weight=weight)
 
     share = weight.astype("float64") / weight.sum()
@@ -239,10 +238,6 @@ def _algorithm_1(weights, theta, batches, *, alpha, beta, rate, momentum, **opti
         d_v = size / length * (d_dv - unit * (unit * d_dv).sum(1, keepdims=True))
         d_hidden = d_v @ k1.T * (1 - hidden**2)
 
-        if options["center"]:
-            mean_weight = accepted * (share if per_sample else 1)
-            if mean_weight.sum():
-                dv = dv - (mean_weight[:, None] * dv).sum(0) / mean_weight.sum()
         # Keras divides by the batch size, not by the sum of the weights.
         scale = weight[:, None] / n if per_sample else weight.sum() / n
         dz = weight[:, None] / n * dl_dz + accepted[:, None] * scale * dv
@@ -261,13 +256,13 @@ def _algorithm_1(weights, theta, batches, *, alpha, beta, rate, momentum, **opti
 
 
 TRANSCRIBED = [
-    {"granularity": "sample", "policy": "less_equal", "center": False},
-    {"granularity": "batch", "policy": "less_equal", "center": False},
-    {"granularity": "sample", "policy": "improve", "center": True},
-    {"granularity": "batch", "policy": "improve", "center": True},
-    {"granularity": "sample", "policy": "less", "center": False},
-    {"granularity": "sample", "policy": "always", "center": True},
-    {"granularity": "sample", "policy": "never", "center": False},
+    {"granularity": "sample", "policy": "less_equal"},
+    {"granularity": "batch", "policy": "less_equal"},
+    {"granularity": "sample", "policy": "improve"},
+    {"granularity": "batch", "policy": "improve"},
+    {"granularity": "sample", "policy": "less"},
+    {"granularity": "sample", "policy": "always"},
+    {"granularity": "sample", "policy": "never"},
 ]
 
 
@@ -305,7 +300,7 @@ def test_twenty_steps_in_numpy(options):
     gal = GAL(
         keras.optimizers.SGD(0.4, momentum=0.9), network=network, **numbers, **options
     )
-    model.compile(gal, loss=AdjustedLoss(_cross_entropy()))
+    model.compile(gal, loss=gal.loss(_cross_entropy()))
     model.fit(
         x, y, sample_weight=weight, batch_size=n, epochs=1, shuffle=False, verbose=0
     )

@@ -6,7 +6,6 @@ import pytest
 from helpers import Assign, Table
 from keras import layers, ops
 
-from keras_gradres.losses import AdjustedLoss
 from keras_gradres.optimizers import GAL, Lookahead
 
 X = np.zeros((2, 1), "float32")
@@ -14,9 +13,10 @@ Z = np.array([[1.0, 2.0], [3.0, -1.0]], "float32")
 Y = np.array([[0.0, 1.0], [1.0, 1.0]], "float32")
 
 
-def _train(gal, loss, z=Z, y=Y, **arguments):
+def _train(gal, loss="mse", z=Z, y=Y, **arguments):
+    """A model after a step, with a loss of its GAL."""
     model = Table(z)
-    model.compile(gal, loss, **arguments)
+    model.compile(gal, gal.loss(loss) if isinstance(gal, GAL) else loss, **arguments)
     model.train_on_batch(X, y)
     return model
 
@@ -42,9 +42,30 @@ WRONG = {
     ),
     "shapes": ({"output_shapes": (None, 2)}, "`output_shapes` must be a list with"),
     "inner": ({"inner_optimizer": 3}, "`inner_optimizer` must be|Could not interpret"),
+    "class": (
+        {"inner_optimizer": keras.optimizers.Adam},
+        r"Write `GAL\(Adam\(...\)\)`",
+    ),
+    "rate": (
+        {"learning_rate": 0.1},
+        r"Write `GAL\(keras.optimizers.SGD\(learning_rate",
+    ),
+    "clipping": (
+        {"inner_optimizer": keras.optimizers.Adam(), "clipnorm": 1.0},
+        r"argument of the inner optimizer. Write `GAL\(Adam\(clipnorm=1.0\)\)`",
+    ),
+    "two skips": (
+        {"network": layers.Dense(2), "skip": False},
+        "Only one of `network` and `skip`",
+    ),
     "gal in gal": ({"inner_optimizer": GAL("sgd")}, "must not be a `GAL` itself"),
     "activation": ({"activation": "no_such_one"}, "Could not interpret activation"),
 }
+
+
+def test_unknown_argument():
+    with pytest.raises(TypeError, match="has no argument `alhpa`"):
+        GAL("sgd", alhpa=0.1)
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -55,20 +76,24 @@ def test_wrong_arguments(name):
 
 
 def test_no_adjusted_loss():
+    gal = GAL("sgd")
+    model = Table(Z)
+    model.compile(gal, "mse")
     with pytest.raises(
-        ValueError, match=r"found no `AdjustedLoss` in this step.*compi"
+        ValueError, match=r"found no `AdjustedLoss` in this step.*loss=gal.loss"
     ):
-        _train(GAL("sgd"), "mse")
-    # Nor is one that was evaluated, or is another model's, taken for it.
-    other = Table(Z)
-    other.compile(loss=AdjustedLoss("mse"))
-    other.evaluate(X, Y, verbose=0)
-    with pytest.raises(ValueError, match=r"found no `AdjustedLoss`"):
-        _train(GAL("sgd"), "mse")
+        model.train_on_batch(X, Y)
+    # Nor is one that was evaluated, or is another GAL's, taken for it.
+    gal.loss("mse")(Y, Z)
+    other = GAL("sgd")
+    for loss in ("mse", other.loss("mse")):
+        model.compile(gal, loss)
+        with pytest.raises(ValueError, match=r"found no `AdjustedLoss`"):
+            model.train_on_batch(X, Y)
 
 
 def test_step_without_scale_loss():
-    model = _train(GAL("sgd"), AdjustedLoss("mse"))
+    model = _train(GAL("sgd"))
     with pytest.raises(RuntimeError, match=r"gradient of `gal.scale_loss"):
         model.optimizer.apply([Z], model.trainable_variables)
 
@@ -82,27 +107,27 @@ def test_loss_scale_optimizer_around_gal(by):
         keras.config.set_dtype_policy("mixed_float16")
     try:
         with pytest.raises(RuntimeError, match="auto_scale_loss=False"):
-            _train(gal, AdjustedLoss("mse"))
+            _train(gal)
     finally:
         keras.config.set_dtype_policy("float32")
 
 
 def test_network_of_another_shape():
     with pytest.raises(ValueError, match="`network` must return a tensor of the shape"):
-        _train(GAL("sgd", network=layers.Dense(3)), AdjustedLoss("mse"))
+        _train(GAL("sgd", network=layers.Dense(3)))
 
 
 def test_network_built_for_another_shape():
     network = layers.Dense(2)
     network.build((None, 5))
     with pytest.raises(ValueError, match=r"`network`|incompatible|dimension"):
-        _train(GAL("sgd", network=network), AdjustedLoss("mse"))
+        _train(GAL("sgd", network=network))
 
 
 def test_number_of_networks():
     gal = GAL("sgd", network=[layers.Dense(2), layers.Dense(2)])
     with pytest.raises(ValueError, match=r"a list of 1 networks.*Received: 2"):
-        _train(gal, AdjustedLoss("mse"))
+        _train(gal)
 
 
 def test_loss_of_the_batch_with_granularity_sample():
@@ -110,12 +135,12 @@ def test_loss_of_the_batch_with_granularity_sample():
         return ops.mean(ops.square(y_true - y_pred))
 
     with pytest.raises(ValueError, match="Use `granularity='batch'`"):
-        _train(GAL("sgd"), AdjustedLoss(reduced))
+        _train(GAL("sgd"), reduced)
     # That is of the mean loss of the batch, whoever takes the mean.
     tables = [Z]
     for loss in (reduced, "mse"):
         gal = GAL("sgd", alpha=0.5, granularity="batch", policy="always", seed=0)
-        tables.append(_train(gal, AdjustedLoss(loss)).table.numpy())
+        tables.append(_train(gal, loss).table.numpy())
     assert np.abs(tables[1] - tables[0]).max() > 0
     np.testing.assert_allclose(tables[1], tables[2], rtol=1e-6)
 
@@ -142,16 +167,6 @@ def test_optimizer_of_two_models(wrapper):
         optimizer.build(Table(Z).trainable_variables)
 
 
-def test_two_gals_for_one_loss():
-    loss = AdjustedLoss("mse")
-    model = _train(GAL("sgd", name="first"), loss)
-    with pytest.raises(ValueError, match=r"belongs to the GAL 'first'.*for each GAL"):
-        _train(GAL("sgd"), loss)
-    # An optimizer that is gone has left it.
-    del model
-    _train(GAL("sgd"), loss)
-
-
 def test_one_loss_twice_in_a_step():
     class Twice(Table):
         def compute_loss(self, x, y, y_pred, sample_weight, training=True):
@@ -159,8 +174,9 @@ def test_one_loss_twice_in_a_step():
             return loss(y, y_pred) + loss(y, 2 * y_pred)
 
     model = Twice(Z)
-    model.adjusted = AdjustedLoss("mse")
-    model.compile(GAL("sgd", output_shapes=[(None, 2)]))
+    gal = GAL("sgd", output_shapes=[(None, 2)])
+    model.adjusted = gal.loss("mse")
+    model.compile(gal)
     with pytest.raises(RuntimeError, match="was called twice in one step"):
         model.train_on_batch(X, Y)
 
@@ -170,9 +186,9 @@ class Growing(Table):
 
     more = True
 
-    def __init__(self, value, **kwargs):
-        super().__init__(value, **kwargs)
-        self.first, self.second = AdjustedLoss("mse"), AdjustedLoss("mse")
+    def __init__(self, gal):
+        super().__init__(Z)
+        self.first, self.second = gal.loss(["mse", "mse"])
 
     def compute_loss(self, x, y, y_pred, sample_weight, training=True):
         loss = self.first(y, y_pred)
@@ -181,8 +197,9 @@ class Growing(Table):
 
 @pytest.mark.parametrize("first_step", [True, False])
 def test_more_losses_than_networks(first_step):
-    model = Growing(Z)
-    model.compile(GAL("sgd", output_shapes=[(None, 2)]), run_eagerly=True)
+    gal = GAL("sgd", output_shapes=[(None, 2)])
+    model = Growing(gal)
+    model.compile(gal, run_eagerly=True)
     if not first_step:
         model.more = False
         model.train_on_batch(X, Y)
@@ -195,17 +212,18 @@ def test_errors_leave_nothing_behind():
     # Though their tracebacks are kept, and what was recorded with them.
     errors = []
     for _ in range(3):
-        wrong = Growing(Z)
-        wrong.compile(GAL("sgd", output_shapes=[(None, 2)]), run_eagerly=True)
+        gal = GAL("sgd", output_shapes=[(None, 2)])
+        wrong = Growing(gal)
+        wrong.compile(gal, run_eagerly=True)
         with pytest.raises(ValueError, match="built for 1") as error:
             wrong.train_on_batch(X, Y)
         errors.append(error)
-        gal = _train(GAL("sgd"), AdjustedLoss("mse"), run_eagerly=True).optimizer
+        gal = _train(GAL("sgd"), run_eagerly=True).optimizer
         assert len(gal.networks) == 1
 
 
 def test_weights_of_another_optimizer():
-    gal = _train(GAL("sgd"), AdjustedLoss("mse")).optimizer
+    gal = _train(GAL("sgd")).optimizer
     with pytest.raises(ValueError, match="`weights` must have"):
         gal.set_weights([np.zeros(3)])
 
@@ -235,7 +253,7 @@ def _steps(z, y, network, loss="mse", **arguments):
             optimizer, alpha=0.5, policy="always", network=network,
             adjustment_optimizer=keras.optimizers.SGD(0.1, momentum=0.9),
         )  # fmt: skip
-        loss = AdjustedLoss(loss)
+        loss = optimizer.loss(loss)
     model = Table(z)
     model.compile(optimizer, loss, **arguments)
     found = []
@@ -284,7 +302,7 @@ def test_theta_stays_in_spite_of_momentum(eager):
     momentum = keras.optimizers.SGD(0.1, momentum=0.9)
     gal = GAL(Assign(0.1), 0.5, network=network, adjustment_optimizer=momentum)
     model = Table(Z)
-    model.compile(gal, AdjustedLoss("mse"), run_eagerly=eager)
+    model.compile(gal, gal.loss("mse"), run_eagerly=eager)
     model.train_on_batch(X, Y)
     before = network.scale.numpy().copy()
     assert (before != 1).any()

@@ -1,5 +1,8 @@
 """Lookahead and AdaBound: by hand, against another implementation, and in Keras."""
 
+import copy
+import pickle
+
 import keras
 import numpy as np
 import pytest
@@ -21,6 +24,12 @@ def _apply(optimizer, start, gradients):
         optimizer.apply([gradient], [variable])
         found.append(variable.numpy().tolist())
     return found
+
+
+def _rates(*rates):
+    """A schedule of these rates, step by step; the last one stays."""
+    steps = list(range(len(rates) - 1))
+    return keras.optimizers.schedules.PiecewiseConstantDecay(steps, list(rates))
 
 
 # --- by hand ---
@@ -90,6 +99,97 @@ def test_adabound_follows_the_learning_rate():
         optimizer.learning_rate = 0.1 * factor
         found.append(np.array(_apply(optimizer, [0.0], [[2.0], [4.0], [-1.0]])))
     np.testing.assert_allclose(found[1], found[0] / 2, rtol=1e-5)
+
+
+def test_adabound_from_a_rate_of_nothing():
+    # b1 = 0.5, b2 = 0.75, final 0.2, gamma = 1; the largest rate is eta_0.
+    # g = 2, eta = 0:  m = 1, v = 1, w = 1.
+    # g = 4, eta = 0.1 = eta_0:  m = 2.5, v = 4.75, final 0.2: as in the test by hand,
+    # at the lower bound 0.2 (1 - 1/3):  w = 1 - 0.133333 * 2.5 = 0.666667.
+    # g = 0, eta = 0.05:  m = 1.25, final 0.1, 0.05 * 0.868966 / 1.887459 below the
+    # bound 0.1 (1 - 1/4):  w = 0.666667 - 0.075 * 1.25 = 0.572917.
+    # g = 0, eta = 0:  w stays.
+    optimizer = AdaBound(
+        _rates(0.0, 0.1, 0.05, 0.0),
+        final_learning_rate=0.2,
+        beta_1=0.5,
+        beta_2=0.75,
+        gamma=1.0,
+    )
+    found = _apply(optimizer, [1.0], [[2.0], [4.0], [0.0], [0.0]])
+    expected = [[1.0], [0.666667], [0.572917], [0.572917]]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_adabound_in_a_warm_up():
+    # Rates 0, 0.05, 0.1, of which the last is eta_0. As above, but for
+    # g = 4:  final 0.1, lower bound 0.1 (1 - 1/3):  w = 1 - 0.066667 * 2.5 = 0.833333.
+    # g = 0:  final 0.2, lower bound 0.2 (1 - 1/4):  w = 0.833333 - 0.15 * 1.25.
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, 10, warmup_target=0.1, warmup_steps=2
+    )
+    optimizer = AdaBound(
+        schedule, final_learning_rate=0.2, beta_1=0.5, beta_2=0.75, gamma=1.0
+    )
+    found = _apply(optimizer, [1.0], [[2.0], [4.0], [0.0]])
+    np.testing.assert_allclose(found, [[1.0], [0.833333], [0.645833]], rtol=1e-5)
+
+
+def test_adabound_with_a_rate_that_is_set_later():
+    gradients = [[2.0], [4.0], [-1.0]]
+    optimizer = AdaBound(0.0, gamma=1.0)
+    assert _apply(optimizer, [1.0], [[0.0]]) == [[1.0]]
+    optimizer = AdaBound(0.0, gamma=1.0)
+    optimizer.learning_rate = 0.1
+    found = _apply(optimizer, [1.0], gradients)
+    assert found == _apply(AdaBound(0.1, gamma=1.0), [1.0], gradients)
+    # Which is the base also when the rate has fallen and the optimizer is revived.
+    optimizer.learning_rate = 0.05
+    assert AdaBound.from_config(optimizer.get_config()).base_learning_rate == "largest"
+
+
+def test_adabound_with_a_schedule_that_falls_has_its_first_rate_as_base():
+    gradients = [[2.0], [4.0], [-1.0], [3.0]]
+    schedule = _rates(0.1, 0.07, 0.03, 0.0)
+    found = _apply(AdaBound(schedule, gamma=1.0), [1.0], gradients)
+    expected = AdaBound(schedule, gamma=1.0, base_learning_rate=0.1)
+    assert found == _apply(expected, [1.0], gradients)
+
+
+# --- constraints ---
+
+
+def _constrained(value, constraint, optimizer):
+    model = Table(value)
+    model.table.constraint = constraint
+    model.compile(optimizer, lambda y_true, y_pred: y_true * y_pred)
+    return model
+
+
+def _step(model, gradient):
+    # The loss is the mean over the entries.
+    gradient = len(gradient) * np.array(gradient, "float32")
+    model.train_on_batch(np.zeros((1, 1), "float32"), gradient)
+    return model.table.numpy().tolist()
+
+
+def test_lookahead_keeps_constraints():
+    # Unit vectors, k = 1, a = 0.5. From (1, 0) the gradient (0, -1) leads to (1, 1),
+    # which is projected to 45 degrees. Half of the way there is at 22.5 degrees, and
+    # too short: projected it is (cos 22.5, sin 22.5).
+    unit = keras.constraints.UnitNorm(axis=0)
+    model = _constrained([1.0, 0.0], unit, Lookahead(SGD(1.0), 1, 0.5))
+    expected = [0.923880, 0.382683]
+    np.testing.assert_allclose(_step(model, [0.0, -1.0]), expected, rtol=1e-5)
+    # The slow weights are the same: no gradient, no change.
+    np.testing.assert_allclose(_step(model, [0.0, 0.0]), expected, rtol=1e-5)
+
+
+def test_lookahead_keeps_constraints_that_are_functions():
+    # To whole numbers: from 4, the fast weight 3 -> 4 + 0.5 (3 - 4) = 3.5 -> 3.
+    optimizer = Lookahead(SGD(1.0), 1, 0.5)
+    model = _constrained([4.0], keras.ops.floor, optimizer)
+    assert [_step(model, [1.0]), _step(model, [1.0])] == [[3.0], [2.0]]
 
 
 # --- another implementation ---
@@ -162,6 +262,7 @@ OPTIMIZERS = {
     "adabound": lambda: AdaBound(0.01, gamma=0.1),
     "amsbound": lambda: AdaBound(0.01, gamma=0.1, amsbound=True, clipnorm=0.5),
     "lookahead of adabound": lambda: Lookahead(AdaBound(0.01, use_ema=True), 2),
+    "adabound from a rate of 0": lambda: AdaBound(_rates(0.0, 0.01, 0.02, 0.01)),
 }
 
 
@@ -209,12 +310,104 @@ def test_resume_from_a_file(name, tmp_path):
 def test_config_round_trip(name):
     optimizer = OPTIMIZERS[name]()
     config = optimizer.get_config()
-    assert type(optimizer).from_config(config).get_config() == config
+    assert type(optimizer).from_config(copy.deepcopy(config)).get_config() == config
     # With the base rate, which a changed rate must not replace.
-    if isinstance(optimizer, AdaBound):
+    if isinstance(optimizer, AdaBound) and name != "adabound from a rate of 0":
         optimizer.learning_rate = 1.0
         revived = AdaBound.from_config(optimizer.get_config())
         assert revived.base_learning_rate == optimizer.base_learning_rate != 1.0
+
+
+def _model(optimizer):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(3)])
+    # An object: `.h5` files with the name of a loss cannot be loaded by Keras.
+    model.compile(optimizer, keras.losses.MeanSquaredError())
+    return model
+
+
+def _assert_same(model, other):
+    for a, b in zip(_values(model), _values(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def _through_file(model, path):
+    model.save(path)
+    return keras.models.load_model(path)
+
+
+def _built(model, path):
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+BEFORE_TRAINING = {
+    "saved": _through_file,
+    "pickled": lambda model, path: pickle.loads(pickle.dumps(model)),
+    "copied": lambda model, path: copy.deepcopy(model),
+    "built": _built,
+}
+
+
+@pytest.mark.parametrize("way", BEFORE_TRAINING)
+def test_built_before_the_first_step(way, tmp_path):
+    # Without momentum, whose state Keras misses, with a warning, in each optimizer.
+    model = _model(Lookahead(SGD(0.1), 3))
+    model = BEFORE_TRAINING[way](model, tmp_path / "model.keras")
+    expected = _model(Lookahead(SGD(0.1), 3))
+    _assert_same(_train(model, 1), _train(expected, 1))
+
+
+def test_second_build():
+    model = _train(_model(Lookahead(SGD(0.1, momentum=0.9), 3)), 1)
+    before = _values(model)
+    model.optimizer.build(model.trainable_variables)
+    for a, b in zip(before, _values(model), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for others in (
+        _model("sgd").trainable_variables,
+        model.trainable_variables[:1],
+        model.trainable_variables[::-1],
+    ):
+        with pytest.raises(ValueError, match="is already built, for 2 variables"):
+            model.optimizer.build(others)
+
+
+def test_h5_files_keep_the_state(tmp_path):
+    # Keras builds the optimizer of such a model for no variables, and sets its state.
+    model = _train(_model(Lookahead("adam", 3)), 1)
+    loaded = _through_file(model, tmp_path / "model.h5")
+    assert int(keras.ops.convert_to_numpy(loaded.optimizer.iterations)) == 7
+    _assert_same(_train(loaded, 1), _train(model, 1))
+
+
+def test_state_of_another_optimizer_raises():
+    optimizer = Lookahead("adam")
+    optimizer.set_weights([np.zeros(())] * 5)
+    with pytest.raises(ValueError, match="`weights` must have 7 entries"):
+        optimizer.build([keras.Variable(np.zeros(2, "float32"))])
+
+
+class Warming(keras.optimizers.schedules.LearningRateSchedule):
+    def __init__(self, rate):
+        self.rate = rate
+
+    def __call__(self, step):
+        return self.rate * keras.ops.minimum(1.0, keras.ops.cast(step + 1, "float32"))
+
+
+class Own(SGD):
+    def __init__(self, rate):
+        super().__init__(rate, momentum=0.9)
+
+
+@pytest.mark.parametrize("make", [lambda: SGD(Warming(0.1)), lambda: Own(0.1)])
+def test_lookahead_of_what_has_no_config(make):
+    # With a slow step of 1 every step is that of the inner optimizer.
+    found = _train(_model(Lookahead(make(), 2, slow_step_size=1)), 1)
+    expected = _train(_model(make()), 1)
+    for a, b in zip(found.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 def test_lookahead_has_what_the_inner_optimizer_has():
@@ -237,6 +430,13 @@ WRONG = {
     r"`beta_2` must be in \[0, 1\)": lambda: AdaBound(beta_2=-0.1),
     "`gamma` must be positive": lambda: AdaBound(gamma=0.0),
     "`epsilon` must be positive": lambda: AdaBound(epsilon=0.0),
+    "`base_learning_rate`, by default the initial .*=-0.1": lambda: AdaBound(-0.1),
+    "`base_learning_rate`.* Received: base_learning_rate=0": lambda: AdaBound(
+        base_learning_rate=0.0
+    ),
+    "`base_learning_rate`.* Received: base_learning_rate=x": lambda: AdaBound(
+        base_learning_rate="x"
+    ),
     "`final_learning_rate` must be positive": lambda: AdaBound(final_learning_rate=0.0),
 }
 

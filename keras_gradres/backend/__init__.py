@@ -27,11 +27,6 @@ The contract:
     - It may be nested, and it works where the surrounding code records no gradients
       (inference), there without leaving anything to be freed later.
 
-`outside_of_traces()`
-
-    A context in which what is computed is computed now, with numbers, wherever the
-    surrounding code is being traced.
-
 `gradient_hook(x, backward, *operands) -> (x, is_pending)`
 
     Hooks into the gradient that is back-propagated through `x`.
@@ -59,41 +54,129 @@ The contract:
 
     A decorator for what a compiler of Python code around it, which guards all that it
     reads and compiles again when that changes, is to call as it is.
+
+`parts(variable) -> list`
+
+    The objects, of which each is the variable or its copy on a device, that Keras may
+    give to `update_step` of an optimizer that is built for `variable`.
+
+`all_finite(tensors) -> tensor`
+
+    Whether all entries of all tensors, of which there is one at least, are finite; a
+    scalar.
+
+`known(condition) -> bool or tensor`
+
+    A scalar that says whether something is so, as a Python bool where operations run
+    one by one, so that what depends on it need not.
+
+`eagerly(function)`
+
+    Calls `function()` now and once, with numbers, where the code around it may be
+    traced.
+
+`all_reduce(tensors, after) -> list`
+
+    The means of the floating-point tensors over all devices that take the step
+    together, in one collective, the same on each device to the last bit; other tensors,
+    such as seeds, as they are. To be called on each device, when the collectives that
+    changed the variables `after` are under way: their order must be one everywhere. The
+    devices are
+
+    - JAX: those of the computation, which it sees as one: nothing is left to do;
+    - TensorFlow: the replicas of the `tf.distribute` strategy;
+    - PyTorch: the ranks of the default group of `torch.distributed`.
+
+`to_apply(gradients) -> list`
+
+    Gradients, the same on each device, as `apply` of a Keras optimizer is to be given
+    them on each. (That of TensorFlow takes their sum.)
+
+`assign(variable, value)`
+
+    Gives a Keras variable a value that is the same on each device.
+
+`broadcast(variables)`
+
+    Gives Keras variables the values that they have on the first of these devices, where
+    each device makes its own variables, as the ranks of PyTorch do. To be called on
+    each device.
 """
 
 import keras
 
 if keras.backend.backend() == "jax":
     from keras_gradres.backend.jax import (
+        all_finite,
+        all_reduce,
+        assign,
+        broadcast,
+        eagerly,
         gradient_hook,
-        outside_of_traces,
+        known,
+        parts,
+        to_apply,
         uncompiled,
         value_and_grad,
         vjp,
     )
 elif keras.backend.backend() == "tensorflow":
     from keras_gradres.backend.tensorflow import (
+        all_finite,
+        all_reduce,
+        assign,
+        broadcast,
+        eagerly,
         gradient_hook,
-        outside_of_traces,
+        known,
+        parts,
+        to_apply,
         uncompiled,
         value_and_grad,
         vjp,
     )
 elif keras.backend.backend() == "torch":
     from keras_gradres.backend.torch import (
+        all_finite,
+        all_reduce,
+        assign,
+        broadcast,
+        eagerly,
         gradient_hook,
-        outside_of_traces,
+        known,
+        parts,
+        to_apply,
         uncompiled,
         value_and_grad,
         vjp,
     )
 else:
     from keras_gradres.backend.unsupported import (
+        all_finite,
+        all_reduce,
+        assign,
+        broadcast,
+        eagerly,
         gradient_hook,
-        outside_of_traces,
+        known,
+        parts,
+        to_apply,
         uncompiled,
         value_and_grad,
         vjp,
     )
 
-__all__ = ["gradient_hook", "outside_of_traces", "uncompiled", "value_and_grad", "vjp"]
+__all__ = [
+    "all_finite",
+    "all_reduce",
+    "assign",
+    "broadcast",
+    "eagerly",
+    "gradient_hook",
+    "known",
+    "parts",
+    "to_apply",
+    "uncompiled",
+    "value_and_grad",
+    "vjp",
+]

@@ -86,12 +86,14 @@ def gradient_hook(x, backward, *operands):
         return tf.identity(x), reverse
 
     alive: list = []
-    graph = tf.compat.v1.get_default_graph() if not tf.executing_eagerly() else None
+    graph = None
+    if not tf.executing_eagerly():
+        graph = weakref.ref(tf.compat.v1.get_default_graph())
     x = hooked(x)
 
     def is_pending():
         if graph is not None:
-            return graph is tf.compat.v1.get_default_graph()
+            return graph() is tf.compat.v1.get_default_graph()
         # A tape, if there is one, holds the backward function.
         return alive[0]() is not None
 
@@ -99,14 +101,6 @@ def gradient_hook(x, backward, *operands):
 
 
 def value_and_grad(function, tensors):
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    if replicas > 1:
-        raise NotImplementedError(
-            "GAL does not work with a `tf.distribute` strategy of several replicas: "
-            "each would train the adjustment network by itself. Use one replica, or "
-            "JAX with `keras.distribution.DataParallel`. "
-            f"Received: num_replicas_in_sync={replicas}"
-        )
     # Copies: the tensors may be what else is recorded here.
     tensors = [tf.identity(t) for t in tensors]
     with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -153,9 +147,66 @@ def _check_second_derivative(layer):
         )
 
 
-def outside_of_traces():
-    return tf.init_scope()
-
-
 def uncompiled(function):
     return function
+
+
+def parts(variable):
+    if not isinstance(variable, keras.Variable):
+        return [variable]
+    # Its `tf.Variable`, or under a strategy the copy of each replica.
+    strategy = tf.distribute.get_strategy()
+    return [variable, *strategy.experimental_local_results(variable.value)]
+
+
+def eagerly(function):
+    with tf.init_scope():
+        return function()
+
+
+def all_finite(tensors):
+    tensors = [t.values if isinstance(t, tf.IndexedSlices) else t for t in tensors]
+    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(t)) for t in tensors])
+
+
+def broadcast(variables):
+    pass  # They are one variable, made once.
+
+
+def all_reduce(tensors, after):
+    context = tf.distribute.get_replica_context()
+    parts = [t for t in tensors if t.dtype.is_floating]
+    if context is None or context.num_replicas_in_sync == 1 or not parts:
+        return tensors
+    dtype = max((t.dtype for t in parts), key=lambda dtype: dtype.size)
+    flat = tf.concat([tf.reshape(tf.cast(t, dtype), [-1]) for t in parts], 0)
+    # Devices that start collectives in different orders take each other's.
+    with tf.control_dependencies([tf.convert_to_tensor(v.value) for v in after]):
+        flat = tf.identity(flat)
+    flat = context.all_reduce(tf.distribute.ReduceOp.MEAN, flat)
+    means = iter(tf.split(flat, [tf.size(t) for t in parts]))
+    return [
+        tf.cast(tf.reshape(next(means), tf.shape(t)), t.dtype)
+        if t.dtype.is_floating
+        else t
+        for t in tensors
+    ]
+
+
+def to_apply(gradients):
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    return gradients if replicas == 1 else [g / replicas for g in gradients]
+
+
+def assign(variable, value):
+    strategy = tf.distribute.get_strategy()
+    if strategy.num_replicas_in_sync == 1:
+        variable.assign(value)
+    else:  # Without a collective, which its own `assign` has.
+        strategy.extended.update(
+            variable.value, lambda v, value: v.assign(value), args=(value,), group=False
+        )
+
+
+def known(condition):
+    return condition

@@ -6,6 +6,7 @@ import weakref
 
 import keras
 import torch
+import torch.distributed as dist
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
@@ -77,9 +78,10 @@ def value_and_grad(function, tensors):
     with torch.enable_grad():
         tensors = [t.detach().requires_grad_() for t in tensors]
         value, extra = function(tensors)
-        gradients = [torch.zeros_like(t) for t in tensors]
         if value.requires_grad:
             gradients = torch.autograd.grad(value, tensors, materialize_grads=True)
+        else:
+            gradients = [torch.zeros_like(t) for t in tensors]
     return _detached(value), _detached(extra), list(gradients)
 
 
@@ -93,10 +95,63 @@ def _detached(values):
     )
 
 
-def outside_of_traces():
-    # Not the device of shapes alone, on which Keras finds the shapes of outputs.
-    return keras.device("cpu")
-
-
 def uncompiled(function):
     return torch.compiler.disable(function)
+
+
+def parts(variable):
+    return [variable]
+
+
+def eagerly(function):
+    # Not where tensors are without values, as when Keras finds the shapes of outputs.
+    if keras.ops.zeros(()).device.type != "meta":
+        return function()
+    with keras.device("cuda" if torch.cuda.is_available() else "cpu"):
+        return function()
+
+
+@torch.no_grad()
+def all_finite(tensors):
+    # 0, or not a number: few operations for each, which are felt in an eager step.
+    return (torch.stack([(t * 0).sum() for t in tensors]) == 0).all()
+
+
+@torch.no_grad()
+def all_reduce(tensors, after):
+    ranks = _count_ranks()
+    if ranks == 1:
+        return tensors
+    parts = [t for t in tensors if t.is_floating_point()]
+    dtype = functools.reduce(torch.promote_types, (t.dtype for t in parts))
+    flat = torch.cat([t.reshape(-1).to(dtype) for t in parts])
+    dist.all_reduce(flat)
+    means = iter((flat / ranks).split([t.numel() for t in parts]))
+    return [
+        next(means).reshape(t.shape).to(t.dtype) if t.is_floating_point() else t
+        for t in tensors
+    ]
+
+
+@torch.no_grad()
+def broadcast(variables):
+    if _count_ranks() > 1:
+        for variable in variables:
+            dist.broadcast(variable.value, src=0)
+
+
+def _count_ranks():
+    distributed = dist.is_available() and dist.is_initialized()
+    return dist.get_world_size() if distributed else 1
+
+
+def to_apply(gradients):
+    return gradients
+
+
+def assign(variable, value):
+    variable.assign(value)
+
+
+def known(condition):
+    return bool(condition)

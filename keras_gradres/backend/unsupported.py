@@ -1,7 +1,5 @@
 """Keras backends that cannot differentiate: importing works, calling raises."""
 
-import contextlib
-
 import keras
 
 
@@ -13,7 +11,7 @@ def _refuse(*args, **kwargs):
     )
 
 
-vjp = value_and_grad = _refuse
+vjp = value_and_grad = all_finite = _refuse
 
 
 def gradient_hook(x, backward, *operands):
@@ -21,9 +19,33 @@ def gradient_hook(x, backward, *operands):
     return x, lambda: False
 
 
-def outside_of_traces():
-    return contextlib.nullcontext()
-
-
 def uncompiled(function):
     return function
+
+
+def parts(variable):
+    return [variable]
+
+
+def eagerly(function):
+    return function()
+
+
+def all_reduce(tensors, after):
+    return tensors
+
+
+def broadcast(variables):
+    pass
+
+
+def to_apply(gradients):
+    return gradients
+
+
+def assign(variable, value):
+    variable.assign(value)
+
+
+def known(condition):
+    return condition

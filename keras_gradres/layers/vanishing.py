@@ -43,14 +43,18 @@ def measure(
     """
     rng = np.random.default_rng(0)
     sizes = (_BATCH, *(n or _UNKNOWN_SIZE for n in shape[1:]))
+
+    def lengths():
+        state = [(v, ops.convert_to_tensor(_value(v, rng))) for v in variables]
+        with keras.StatelessScope(state):
+            x = ops.cast(ops.convert_to_tensor(_normal(rng, sizes)), dtype)
+            run = graph.run(x, training)
+            return _length(run.gradient()), _length(
+                run.gradient(lambda tensor: _random(rng, tensor))
+            )
+
     try:
-        with backend.outside_of_traces():
-            state = [(v, ops.convert_to_tensor(_value(v, rng))) for v in variables]
-            with keras.StatelessScope(state):
-                x = ops.cast(ops.convert_to_tensor(_normal(rng, sizes)), dtype)
-                run = graph.run(x, training)
-                p = _length(run.gradient())
-                q = _length(run.gradient(lambda t: _random(rng, t)))
+        p, q = backend.eagerly(lengths)
     except VanishingGradientError as error:
         return str(error)
     except Exception as error:

@@ -1,5 +1,5 @@
 """Losses."""
 
-from keras_gradres.losses.adjusted_loss import AdjustedLoss
+from keras_gradres.optimizers.gal.loss import AdjustedLoss
 
 __all__ = ["AdjustedLoss"]

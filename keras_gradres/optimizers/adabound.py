@@ -8,15 +8,24 @@
     w <- w - rate m
 
 The bias correction and the scaling of the final rate with eta are those of the authors'
-code. eta_0 is the rate that the optimizer was made with.
+code, where eta_0 is the full rate, of which a schedule takes a part. What that is, is
+known of a number and of a schedule with a `warmup_target`. Else it is the largest rate
+so far: before a warm-up from 0 the final rate would be 0 / 0.
 
 Usage:
 
     model.compile(optimizer=AdaBound(1e-3, final_learning_rate=0.1), loss="mse")
 """
 
+from collections.abc import Iterable
+from typing import Any
+
 import keras
 from keras import ops
+
+from keras_gradres import backend
+
+LARGEST = "largest"
 
 
 @keras.saving.register_keras_serializable("keras_gradres")
@@ -31,23 +40,26 @@ class AdaBound(keras.optimizers.Optimizer):
         gamma: How fast the bounds converge, positive.
         epsilon: A small positive number for stability.
         amsbound: Whether the largest mean of squares so far is used.
-        base_learning_rate: eta_0; by default the initial `learning_rate`.
+        base_learning_rate: eta_0, a positive number, or `"largest"`, the largest rate
+            so far. By default the initial `learning_rate` if that is a number, the
+            `warmup_target` of a schedule that has one, and else, or if that is 0,
+            `"largest"`, which is the first rate of a schedule that falls.
         **kwargs: The arguments of all Keras optimizers.
     """
 
     def __init__(
         self,
-        learning_rate=1e-3,
-        final_learning_rate=0.1,
-        beta_1=0.9,
-        beta_2=0.999,
-        gamma=1e-3,
-        epsilon=1e-8,
-        amsbound=False,
-        base_learning_rate=None,
-        name="adabound",
-        **kwargs,
-    ):
+        learning_rate: Any = 1e-3,
+        final_learning_rate: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        gamma: float = 1e-3,
+        epsilon: float = 1e-8,
+        amsbound: bool = False,
+        base_learning_rate: float | str | None = None,
+        name: str = "adabound",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         for argument, value in (("beta_1", beta_1), ("beta_2", beta_2)):
             if not 0 <= value < 1:
@@ -65,28 +77,47 @@ class AdaBound(keras.optimizers.Optimizer):
                     f"`{argument}` must be positive. Received: {argument}={value}"
                 )
         if base_learning_rate is None:
-            base_learning_rate = float(ops.convert_to_numpy(self.learning_rate))
+            full = getattr(learning_rate, "warmup_target", None) or learning_rate
+            base_learning_rate = full if isinstance(full, float) and full else LARGEST
+        if base_learning_rate != LARGEST and not (
+            isinstance(base_learning_rate, (int, float)) and base_learning_rate > 0
+        ):
+            raise ValueError(
+                "`base_learning_rate`, by default the initial `learning_rate`, must be "
+                f"positive, or '{LARGEST}' for the largest rate so far. "
+                f"Received: base_learning_rate={base_learning_rate}"
+            )
         self.final_learning_rate = final_learning_rate
         self.beta_1, self.beta_2 = beta_1, beta_2
         self.gamma, self.epsilon = gamma, epsilon
         self.amsbound = amsbound
         self.base_learning_rate = base_learning_rate
 
-    def build(self, variables):
+    def build(self, variables: Iterable[keras.Variable]) -> None:
         if self.built:
             return
+        variables = list(variables)
         super().build(variables)
         self._means = self.add_optimizer_variables(variables, "mean")
         self._squares = self.add_optimizer_variables(variables, "square")
         if self.amsbound:
             self._largest = self.add_optimizer_variables(variables, "largest_square")
+        if self.base_learning_rate == LARGEST:
+            self._largest_rate = self.add_variable((), name="largest_rate")
+        self._index = {
+            id(part): index
+            for index, variable in enumerate(variables)
+            for part in backend.parts(variable)
+        }
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(
+        self, gradient: Any, variable: keras.Variable, learning_rate: Any
+    ) -> None:
         dtype = variable.dtype
         eta = ops.cast(learning_rate, dtype)
         gradient = ops.cast(gradient, dtype)
         t = ops.cast(self.iterations + 1, dtype)
-        index = self._get_variable_index(variable)
+        index = self._index[id(variable)]
         m, v = self._means[index], self._squares[index]
         self.assign_add(m, (gradient - m) * (1 - self.beta_1))
         self.assign_add(v, (ops.square(gradient) - v) * (1 - self.beta_2))
@@ -97,7 +128,7 @@ class AdaBound(keras.optimizers.Optimizer):
         correction = ops.sqrt(1 - ops.power(self.beta_2, t)) / (
             1 - ops.power(self.beta_1, t)
         )
-        final = self.final_learning_rate * eta / self.base_learning_rate
+        final = self.final_learning_rate * eta / self._base_rate(learning_rate, dtype)
         rate = ops.clip(
             eta * correction / (ops.sqrt(square) + self.epsilon),
             final * (1 - 1 / (self.gamma * t + 1)),
@@ -105,7 +136,17 @@ class AdaBound(keras.optimizers.Optimizer):
         )
         self.assign_sub(variable, rate * m)
 
-    def get_config(self):
+    def _base_rate(self, learning_rate: Any, dtype: str) -> Any:
+        """eta_0, or 1 as long as the rate has been 0 only, when no step is taken."""
+        if self.base_learning_rate != LARGEST:
+            return self.base_learning_rate
+        # For each variable of a step again, which changes nothing.
+        largest = self._largest_rate
+        rate = ops.cast(learning_rate, largest.dtype)
+        self.assign(largest, ops.maximum(largest.value, rate))
+        return ops.cast(ops.where(largest.value == 0, 1, largest.value), dtype)
+
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "final_learning_rate": self.final_learning_rate,

@@ -3,7 +3,7 @@
     for t = 1, 2, ...:
         fast <- fast + A(fast)                        the inner optimizer A
         if t is a multiple of k:
-            slow <- slow + a (fast - slow)
+            slow <- slow + a (fast - slow), projected where weights are constrained
             fast <- slow
 
 Usage:
@@ -12,9 +12,13 @@ Usage:
     model.compile(optimizer=optimizer, loss="mse")
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 from keras import ops
 
+from keras_gradres import backend
 from keras_gradres.optimizers.wrapper import WrapperOptimizer
 
 
@@ -31,8 +35,12 @@ class Lookahead(WrapperOptimizer):
     """
 
     def __init__(
-        self, inner_optimizer="sgd", sync_period=5, slow_step_size=0.5, name=None
-    ):
+        self,
+        inner_optimizer: Any = "sgd",
+        sync_period: int = 5,
+        slow_step_size: float = 0.5,
+        name: str | None = None,
+    ) -> None:
         super().__init__(inner_optimizer, name=name)
         if not isinstance(sync_period, int) or sync_period < 1:
             raise ValueError(
@@ -47,59 +55,35 @@ class Lookahead(WrapperOptimizer):
         self.sync_period = sync_period
         self.slow_step_size = slow_step_size
 
-    def build(self, variables):
-        super().build(variables)
-        self._slow = self.add_optimizer_variables(variables, "slow")
+    def _build_state(self) -> None:
+        self._slow = self.add_optimizer_variables(self._model_variables, "slow")
 
-    def apply(self, grads, trainable_variables=None):
-        self._build_on_first_use(trainable_variables)
-        iterations, slow = self._read()
-        self.inner_optimizer.apply(grads, trainable_variables)
-        self._synchronize(iterations, slow)
+    def _pairs(self) -> list[tuple[keras.Variable, keras.Variable]]:
+        """The slow and the fast weights."""
+        pairs = zip(self._slow, self._model_variables, strict=True)
+        # Keras makes none for what is set and not trained, as scales of float8.
+        return [(slow, fast) for slow, fast in pairs if slow is not None]
 
-    def stateless_apply(self, optimizer_variables, grads, trainable_variables):
-        new_trainable, inner = self._inner_stateless_apply(
-            optimizer_variables, grads, trainable_variables
-        )
-
-        def scope(values, trainable):
-            mapping = zip(
-                [*self.variables, *self._trainable_variables],
-                [*values, *trainable],
-                strict=True,
-            )
-            return keras.StatelessScope(list(mapping))
-
-        with scope(optimizer_variables, trainable_variables):
-            iterations, slow = self._read()
-        pairs = zip(self.variables, optimizer_variables, strict=True)
-        values = [inner.get(id(v), value) for v, value in pairs]
-        with scope(values, new_trainable) as after:
-            self._synchronize(iterations, slow)
-        return (
-            [after.get_current_value(v) for v in self._trainable_variables],
-            [after.get_current_value(v) for v in self.variables],
-        )
-
-    def _read(self):
-        """The state before a step; the slow weights begin as the fast ones."""
+    def _before_step(self, grads: Sequence[Any]) -> tuple[Any, list[Any]]:
+        """The number of steps, and the slow weights, which begin as the fast ones."""
         iterations = ops.copy(ops.convert_to_tensor(self.iterations))
-        pairs = zip(self._slow, self._trainable_variables, strict=True)
         return iterations, [
-            ops.where(iterations == 0, fast.value, slow.value) for slow, fast in pairs
+            ops.where(iterations == 0, fast.value, slow.value)
+            for slow, fast in self._pairs()
         ]
 
-    def _synchronize(self, before, slow):
-        after = ops.convert_to_tensor(self.iterations)
-        due = ops.logical_and(after != before, after % self.sync_period == 0)
-        for variable, old, fast in zip(
-            self._slow, slow, self._trainable_variables, strict=True
-        ):
-            target = old + self.slow_step_size * (fast - old)
-            variable.assign(ops.where(due, target, old))
-            fast.assign(ops.where(due, target, fast.value))
+    def _after_step(self, before: tuple[Any, list[Any]]) -> None:
+        iterations, slow = before
+        now = ops.convert_to_tensor(self.iterations)
+        due = ops.logical_and(now != iterations, now % self.sync_period == 0)
+        for (variable, fast), old in zip(self._pairs(), slow, strict=True):
+            target = old + self.slow_step_size * (fast.value - old)
+            if fast.constraint is not None:  # Between two such weights it is not met.
+                target = fast.constraint(target)
+            backend.assign(variable, ops.where(due, target, old))
+            backend.assign(fast, ops.where(due, target, fast.value))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "sync_period": self.sync_period,

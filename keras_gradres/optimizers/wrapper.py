@@ -1,13 +1,29 @@
-"""What optimizers around another optimizer have in common."""
+"""What optimizers around another optimizer have in common.
+
+A step is that of the inner optimizer, with a hook before it and one after it:
+
+    before = self._before_step(grads)
+    self.inner_optimizer.apply(gradients)
+    self._after_step(before)
+
+`apply` and `stateless_apply` are written here, once, in terms of these.
+"""
 
 import copy
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import keras
+from keras import ops
+
+from keras_gradres import backend
 
 
 class WrapperOptimizer(keras.optimizers.Optimizer):
     """An optimizer around `inner_optimizer`, which has the rate, the rhythm, and the
     options: weight decay, clipping, averaging, accumulation, loss scaling.
+
+    Subclasses override `_before_step` and `_after_step`.
 
     Args:
         inner_optimizer: A name, a config, or a `keras.optimizers.Optimizer` that is
@@ -15,7 +31,9 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
         name: The name of the optimizer.
     """
 
-    def __init__(self, inner_optimizer, name=None):
+    _NESTED: tuple[str, ...] = ("inner_optimizer",)  # Objects in the configuration.
+
+    def __init__(self, inner_optimizer: Any, name: str | None = None) -> None:
         inner = keras.optimizers.get(inner_optimizer)
         if not isinstance(inner, keras.optimizers.Optimizer):
             raise ValueError(
@@ -25,8 +43,15 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
         super().__init__(learning_rate=0.0, name=name)  # The inner one's counts.
         self.inner_optimizer = inner
         self._check_inner_is_unused()
+        # What it is built for, in a function: Keras takes variables in an attribute for
+        # variables of the optimizer.
+        self._get_model_variables: Callable[[], list[keras.Variable]] = list
+        # These come first among the variables, before and after it is built.
+        first = [*super().variables, *inner.variables]
+        self._first = {id(v): i for i, v in enumerate(first)}
+        self._waiting: list[Any] | None = None
 
-    def _check_inner_is_unused(self):
+    def _check_inner_is_unused(self) -> None:
         if self.inner_optimizer.built:
             raise ValueError(
                 "`inner_optimizer` must not be built: it already belongs to a model or "
@@ -35,82 +60,190 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
                 f"Received: inner_optimizer={self.inner_optimizer.name}"
             )
 
-    def build(self, variables):
-        if self.built:
-            raise ValueError(
-                f"{type(self).__name__} '{self.name}' is already built, for "
-                f"{len(self._trainable_variables)} variables. Make a new one for "
-                "another model."
-            )
+    @property
+    def _model_variables(self) -> list[keras.Variable]:
+        return self._get_model_variables()
+
+    def build(self, variables: Iterable[keras.Variable]) -> None:
+        """Makes the state for `variables`; does nothing if it is there."""
+        variables = list(variables)
+        if not variables:  # So Keras builds the optimizer of a model from an `.h5`.
+            return
+        if self._model_variables:
+            if [id(v) for v in variables] != [id(v) for v in self._model_variables]:
+                raise ValueError(
+                    f"{type(self).__name__} '{self.name}' is already built, for "
+                    f"{len(self._model_variables)} variables. Make a new one for "
+                    f"another model. Received: {len(variables)} variables, which are "
+                    "not the same"
+                )
+            return
         self._check_inner_is_unused()
         super().build(variables)
         self.inner_optimizer.build(variables)
+        self._get_model_variables = lambda: variables
+        self._build_state()
+        self._set_waiting_weights()
 
-    def _build_on_first_use(self, trainable_variables):
-        if self.built:
-            return
+    def _build_state(self) -> None:
+        """Hook for subclasses: makes the state that is not the inner optimizer's."""
+
+    # --- the step ---
+
+    def _before_step(self, grads: Sequence[Any]) -> Any:
+        """Hook for subclasses: before the inner step, in the state before it.
+
+        Args:
+            grads: The gradients that the inner optimizer is about to get.
+
+        Returns:
+            What `_after_step` needs of that.
+        """
+
+    def _after_step(self, before: Any) -> None:
+        """Hook for subclasses: after the inner step, in the state after it."""
+
+    def apply(
+        self,
+        grads: Sequence[Any],
+        trainable_variables: Iterable[keras.Variable] | None = None,
+    ) -> None:
+        if not len(grads):
+            return  # As in every Keras optimizer.
+        if trainable_variables is not None:
+            trainable_variables = list(trainable_variables)
+        if not self.built:
+            self._build_for(trainable_variables)
+        before = self._before_step(grads)
+        self.inner_optimizer.apply(grads, trainable_variables)
+        self._after_step(before)
+
+    def _build_for(self, trainable_variables: list[keras.Variable] | None) -> None:
         if trainable_variables is None:
             raise ValueError(
                 "When gradients come without variables, the optimizer must be built. "
                 "Call `optimizer.build(model.trainable_variables)` first."
             )
         with keras.name_scope(self.name):
-            self.build(list(trainable_variables))
+            self.build(trainable_variables)
 
-    @property
-    def variables(self):
-        return [*super().variables, *self.inner_optimizer.variables]
-
-    def set_weights(self, weights):
-        variables = self.variables
-        if not self.built or len(weights) != len(variables):
-            raise ValueError(
-                f"`weights` must have {len(variables)} entries, for an optimizer that "
-                f"is built. Received: {len(weights)} entries, built={self.built}"
-            )
-        for variable, weight in zip(variables, weights, strict=True):
-            variable.assign(weight)
-
-    def _inner_stateless_apply(self, values, grads, trainable_variables):
-        """`stateless_apply` of the inner optimizer, given all values.
-
-        Returns:
-            The new trainable values, and those of the inner optimizer, by variable id.
-        """
+    def stateless_apply(
+        self,
+        optimizer_variables: Sequence[Any],
+        grads: Sequence[Any],
+        trainable_variables: Sequence[Any],
+    ) -> tuple[list[Any], list[Any]]:
+        if not len(grads):
+            return list(trainable_variables), list(optimizer_variables)
         if not self.built:
             raise ValueError(
                 f"To call `stateless_apply`, {type(self).__name__} must be built. "
                 "Call `optimizer.build(model.trainable_variables)` first."
             )
-        by_id = {id(v): x for v, x in zip(self.variables, values, strict=True)}
+        variables = self.variables
+        with self._with_values(variables, optimizer_variables, trainable_variables):
+            before = self._before_step(grads)
+        # Not its `apply`: a `LossScaleOptimizer` for one works in this way only.
         inner = self.inner_optimizer.variables
-        trainable_variables, new = self.inner_optimizer.stateless_apply(
-            [by_id[id(v)] for v in inner], grads, trainable_variables
+        values = {id(v): x for v, x in zip(variables, optimizer_variables, strict=True)}
+        trainable_variables, inner_values = self.inner_optimizer.stateless_apply(
+            [values[id(v)] for v in inner], grads, trainable_variables
         )
-        return trainable_variables, {id(v): x for v, x in zip(inner, new, strict=True)}
+        values.update(zip(map(id, inner), inner_values, strict=True))
+        with self._with_values(
+            variables, [values[id(v)] for v in variables], trainable_variables
+        ) as scope:
+            self._after_step(before)
+        return (
+            [scope.get_current_value(v) for v in self._model_variables],
+            [scope.get_current_value(v) for v in variables],
+        )
 
-    def scale_loss(self, loss):
+    def _with_values(
+        self,
+        variables: Sequence[keras.Variable],
+        optimizer_values: Sequence[Any],
+        model_values: Sequence[Any],
+    ) -> keras.StatelessScope:
+        """A scope in which the variables have these values."""
+        own = zip(variables, optimizer_values, strict=True)
+        model = zip(self._model_variables, model_values, strict=True)
+        return keras.StatelessScope([*own, *model])
+
+    # --- what the inner optimizer has ---
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        found = [*super().variables, *self.inner_optimizer.variables]
+        return sorted(found, key=lambda v: self._first.get(id(v), len(self._first)))
+
+    def _is_complete(self) -> bool:
+        """Whether all variables are there."""
+        return self.built
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Sets all variables, those that are not there yet as soon as they are."""
+        weights, variables = list(weights), self.variables
+        if not self._is_complete():
+            # Copies: Keras closes the file that they come from.
+            self._waiting = [ops.convert_to_numpy(w) for w in weights]
+            variables = variables[: len(self._first)]
+            weights = weights[: len(self._first)]
+        if len(weights) != len(variables):
+            raise ValueError(
+                f"`weights` must have {len(variables)} entries, one for each variable "
+                f"of the optimizer. Received: {len(weights)} entries"
+            )
+
+        def assign() -> None:
+            for variable, weight in zip(variables, weights, strict=True):
+                variable.assign(weight)
+
+        backend.eagerly(assign)  # TensorFlow builds optimizers where it traces steps.
+
+    def _set_waiting_weights(self) -> None:
+        """What `set_weights` could not do; to be called when all variables are made."""
+        if self._waiting is not None and self._is_complete():
+            weights, self._waiting = self._waiting, None
+            self.set_weights(weights)
+
+    def save_own_variables(self, store: Any) -> None:
+        if self._waiting is not None:
+            for i, weight in enumerate(self._waiting):
+                store[str(i)] = weight
+        elif self.built:
+            super().save_own_variables(store)
+
+    def load_own_variables(self, store: Any) -> None:
+        if store.keys():  # Else it was saved before its first step, and is as it was.
+            super().load_own_variables(store)
+
+    def scale_loss(self, loss: Any) -> Any:
         return self.inner_optimizer.scale_loss(loss)
 
-    def finalize_variable_values(self, var_list):
+    def finalize_variable_values(self, var_list: list[keras.Variable]) -> None:
         self.inner_optimizer.finalize_variable_values(var_list)
 
-    def exclude_from_weight_decay(self, var_list=None, var_names=None):
+    def exclude_from_weight_decay(
+        self,
+        var_list: list[keras.Variable] | None = None,
+        var_names: list[str] | None = None,
+    ) -> None:
         self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
 
     @property
-    def learning_rate(self):
+    def learning_rate(self) -> Any:
         return self.inner_optimizer.learning_rate
 
     @learning_rate.setter
-    def learning_rate(self, learning_rate):
+    def learning_rate(self, learning_rate: Any) -> None:
         self.inner_optimizer.learning_rate = learning_rate
 
     @property
-    def iterations(self):
+    def iterations(self) -> Any:
         return self.inner_optimizer.iterations
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "inner_optimizer": keras.saving.serialize_keras_object(
@@ -119,9 +252,12 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> "WrapperOptimizer":
         config = copy.deepcopy(config)  # Deserialization changes what it is given.
-        config["inner_optimizer"] = keras.saving.deserialize_keras_object(
-            config["inner_optimizer"], custom_objects=custom_objects
-        )
+        for name in cls._NESTED:
+            config[name] = keras.saving.deserialize_keras_object(
+                config[name], custom_objects=custom_objects
+            )
         return cls(**config)

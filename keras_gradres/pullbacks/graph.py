@@ -76,7 +76,7 @@ class Graph:
             return x
 
         found: list[dict[str, list[str]]] = []
-        _Traced(call).compute_output_spec(keras.KerasTensor(shape, dtype=dtype))
+        Traced(call).compute_output_spec(keras.KerasTensor(shape, dtype=dtype))
         return found[0]
 
     def run(
@@ -136,7 +136,7 @@ class Graph:
         calls: list[tuple] = []
 
         def record(layer, *args, **kwargs):
-            output = _Spec(layer)(*args, **kwargs)
+            output = Spec(layer)(*args, **kwargs)
             calls.append((layer, args, kwargs, output))
             return output
 
@@ -160,7 +160,7 @@ class Graph:
         return keras.tree.map_structure(slot_of, _unpacked(copy.outputs))
 
 
-class _Traced(keras.Layer):
+class Traced(keras.Layer):
     """Calls a function on tensors that have a shape only."""
 
     def __init__(self, function):
@@ -171,7 +171,7 @@ class _Traced(keras.Layer):
         return self.function(x)
 
 
-class _Spec(keras.Layer):
+class Spec(keras.Layer):
     """In the place of a layer, to find the shape of its output without calling it."""
 
     def __init__(self, layer):

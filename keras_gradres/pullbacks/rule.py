@@ -258,7 +258,7 @@ class Masks:
     """Reads and sets the Keras masks of tensors, which Keras itself propagates."""
 
     def __init__(self) -> None:
-        self._carrier = _Carrier(autocast=False)
+        self._carrier = Carrier(autocast=False, name="mask")
 
     def of(self, tensor: Any) -> Any:
         """The mask of a tensor, or `None`."""
@@ -277,7 +277,7 @@ class Masks:
         return self._carrier(tensor, function=lambda tensor, mask: function(tensor))
 
 
-class _Carrier(keras.Layer):
+class Carrier(keras.Layer):
     """A layer, since those are given masks, and have them handed on."""
 
     def __init__(self, **kwargs: Any):

@@ -20,15 +20,20 @@ Usage, for one loss for each row of z:
     r = remainder(after, loss(z), inner(dl_dz, dl_dz + dv), step)
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from keras import ops
 
 POLICIES = ("less_equal", "less", "always", "never", "improve")
 
-# A vector that is shorter has no direction.
+# A vector that is no longer has no direction.
 _EPSILON = 1e-12
 
 
-def adjustment(gradient, v, alpha, axes, normalize=True):
+def adjustment(
+    gradient: Any, v: Any, alpha: float, axes: tuple[int, ...], normalize: bool = True
+) -> Any:
     """v~ of Eq. 4: `v` brought to `alpha` times the length of the gradient.
 
     Args:
@@ -40,25 +45,24 @@ def adjustment(gradient, v, alpha, axes, normalize=True):
 
     Returns:
         A tensor of the shape of `v`; zero, with a derivative of zero, where the norm of
-        `v` is below 1e-12.
+        `v` is 1e-12 and below.
     """
     if normalize:
         length = norm(v, axes)
-        v = ops.where(length > _EPSILON, v / length, 0)
+        v = v / length * ops.cast(length > 2 * _EPSILON, v.dtype)
     # Exactly zero where the gradient is, unlike `norm`, and differentiated by nobody.
     size = ops.sqrt(ops.sum(gradient * gradient, axis=axes, keepdims=True))
     return alpha * size * v
 
 
-def norm(x, axes):
-    """|x| over `axes`, which are kept; at least 1e-12, and there with no derivative."""
+def norm(x: Any, axes: tuple[int, ...]) -> Any:
+    """|x| over `axes`, which are kept: sqrt(x^2 + 1e-24), so that it can divide."""
     # Not `skip.norm`: what scaling against overflow takes is felt in each eager step,
     # and here an overflow drops the adjustment of the step.
-    squares = ops.sum(x * x, axis=axes, keepdims=True)
-    return ops.sqrt(ops.maximum(squares, _EPSILON**2))
+    return ops.sqrt(ops.sum(x * x, axis=axes, keepdims=True) + _EPSILON**2)
 
 
-def remainder(after, before, decrease, step):
+def remainder(after: Any, before: Any, decrease: Any, step: Any) -> Any:
     """R of Eq. 7: what the loss does that its first-order Taylor step does not say.
 
     Args:
@@ -70,7 +74,7 @@ def remainder(after, before, decrease, step):
     return after - before + step * decrease
 
 
-def accepts(policy, after, before, vanilla):
+def accepts(policy: str, after: Any, before: Any, vanilla: Callable[[], Any]) -> Any:
     """Where the adjustment is used: Algorithm 1, lines 7 to 10.
 
     Args:

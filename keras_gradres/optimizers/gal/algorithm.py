@@ -8,7 +8,7 @@ from typing import Any
 from keras import ops
 
 from keras_gradres.layers import arguments
-from keras_gradres.optimizers import adjustment
+from keras_gradres.optimizers.gal import formulas
 
 GRANULARITIES = ("sample", "batch", "reference")
 
@@ -21,18 +21,17 @@ class Settings:
     beta: float
     granularity: str
     policy: str
-    center: bool
     normalize: bool
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._check("alpha", "in [0, 1]", _is_number(self.alpha) and self.alpha <= 1)
         self._check("beta", "positive", _is_number(self.beta) and self.beta > 0)
-        policies = adjustment.POLICIES
+        policies = formulas.POLICIES
         self._check("policy", f"one of {policies}", self.policy in policies)
         known = self.granularity in GRANULARITIES
         self._check("granularity", f"one of {GRANULARITIES}", known)
 
-    def _check(self, name, expected, valid):
+    def _check(self, name: str, expected: str, valid: bool) -> None:
         if not valid:
             value = getattr(self, name)
             raise ValueError(f"`{name}` must be {expected}. Received: {name}={value}")
@@ -62,12 +61,12 @@ class Algorithm1:
         self,
         settings: Settings,
         learning_rate: Any,
-        loss: Callable,
+        loss: Callable[[Any], Any],
         z: Any,
         losses: Any,
         weights: Any,
         gradient: Any,
-    ):
+    ) -> None:
         self.settings = settings
         self.loss = loss
         self.z, self.losses, self.gradient = z, losses, gradient
@@ -99,54 +98,50 @@ class Algorithm1:
         self.dl_dz = _divide(gradient, self.scale)
         self.before = self._loss_of(losses)
 
-    def remainder(self, v):
+    def remainder(self, v: Any) -> tuple[Any, Any, Any]:
         """The mean of |r| (Eq. 7), and v~ and the tentative loss that it is made of."""
         settings = self.settings
         if self.absent is not None:
             v = ops.where(self.absent, 0, v)
-        dv = adjustment.adjustment(
+        dv = formulas.adjustment(
             self.dl_dz, v, settings.alpha, self.axes, settings.normalize
         )
         g = self.dl_dz + dv
         after = self._loss_of(self.loss(self.z - self.step * g))
-        r = adjustment.remainder(after, self.before, self._decrease(g), self.step)
+        r = formulas.remainder(after, self.before, self._decrease(g), self.step)
         r = ops.abs(r)
         return (ops.sum(self.weights * r) if self.per_sample else r), dv, after
 
-    def outcome(self, dv, after):
+    def outcome(self, dv: Any, after: Any) -> tuple[Any, list]:
         """The gradient to propagate, and [accepted, cosine, drift]."""
-        accepted = adjustment.accepts(
+        accepted = formulas.accepts(
             self.settings.policy,
             after,
             self.before,
             lambda: self._loss_of(self.loss(self.z - self.step * self.dl_dz)),
         )
         share = ops.cast(accepted, dv.dtype)
-        length = adjustment.norm(dv, self.features)
+        length = formulas.norm(dv, self.features)
         if self.per_sample:
             rate = ops.sum(self.weights * share)
             weights = self._over(self.weights)
-            share, accepted = self._over(share), self._over(accepted)
+            share = self._over(share)
         else:
             rate, weights = share, 1 / self._samples()
-        aligned = self.dl_dz * dv / adjustment.norm(self.dl_dz, self.axes)
+        aligned = self.dl_dz * dv / formulas.norm(self.dl_dz, self.axes)
         if self.axes == self.features:
             cosine = ops.sum(weights * aligned / length)
         else:  # One vector is all there is: its entries are not averaged.
-            cosine = ops.sum(aligned / adjustment.norm(dv, self.axes))
+            cosine = ops.sum(aligned / formulas.norm(dv, self.axes))
         weights = weights * share
         common = ops.sum(weights * dv, axis=self.sample_axes, keepdims=True)
         drift = _divide(ops.sqrt(ops.sum(common * common)), ops.sum(weights * length))
-        if self.settings.center:
-            weights = ops.broadcast_to(weights, ops.shape(length))
-            dv = dv - _divide(common, ops.sum(weights))
-        gradient = ops.where(accepted, self.gradient + self.scale * dv, self.gradient)
-        return gradient, ops.stack([rate, cosine, drift])
+        return self.gradient + share * self.scale * dv, [rate, cosine, drift]
 
-    def _loss_of(self, losses):
+    def _loss_of(self, losses: Any) -> Any:
         return losses if self.per_sample else ops.sum(self.weights * losses)
 
-    def _decrease(self, g):
+    def _decrease(self, g: Any) -> Any:
         """<dl/dz, g>."""
         if self.per_sample:
             return ops.sum(self.dl_dz * g, axis=self.features)
@@ -157,24 +152,24 @@ class Algorithm1:
             return products / self._samples()
         return products
 
-    def _samples(self):
+    def _samples(self) -> Any:
         shape = ops.shape(self.z)
         count = ops.prod(
             ops.convert_to_tensor([shape[i] for i in self.sample_axes], "int32")
         )
         return ops.cast(count, self.z.dtype)
 
-    def _over(self, values):
+    def _over(self, values: Any) -> Any:
         """One value for each sample, broadcast over its entries of z."""
         return values[(..., *(None for _ in self.features))]
 
 
-def _divide(a, b):
+def _divide(a: Any, b: Any) -> Any:
     """`a / b`, and `a` where `b` is zero."""
-    return a / ops.where(b == 0, 1, b)
+    return a / (b + ops.cast(b == 0, b.dtype))
 
 
-def _is_number(value):
+def _is_number(value: Any) -> bool:
     """Whether it is a finite number that is not negative."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return number and math.isfinite(value) and value >= 0

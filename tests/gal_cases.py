@@ -1,0 +1,48 @@
+"""What the tests of GAL in Keras need: a model, its data, and how it is trained."""
+
+import keras
+import numpy as np
+from keras import layers
+
+MODES = [{"jit_compile": True}, {"jit_compile": False}, {"run_eagerly": True}]
+MODE_IDS = ["jit", "graph", "eager"]
+# Without, JAX compiles each operation by itself; with, the others take long.
+QUICK = {"jit_compile": keras.backend.backend() == "jax"}
+
+
+def make_data(n=32, classes=3, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 6)).astype("float32")
+    return x, rng.integers(0, classes, n)
+
+
+def make_model(seed=0):
+    keras.utils.set_random_seed(seed)
+    x = inputs = keras.Input((6,))
+    x = layers.Dense(8, activation="tanh")(x)
+    return keras.Model(inputs, layers.Dense(3)(x))
+
+
+def cross_entropy():
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def fit(optimizer, loss=None, *, steps=6, mode=None, model=None, **arguments):
+    model = model or make_model()
+    mode = mode or QUICK
+    model.compile(optimizer, loss=loss or optimizer.loss(cross_entropy()), **mode)
+    x, y = make_data(4 * steps)
+    model.fit(x, y, batch_size=4, shuffle=False, verbose=0, **arguments)
+    return model
+
+
+def network_variables(gal):
+    return [v for network in gal.networks for v in network.variables]
+
+
+def assert_same(found, expected, **tolerance):
+    for a, b in zip(found, expected, strict=True):
+        if tolerance:
+            np.testing.assert_allclose(a, b, **tolerance)
+        else:
+            np.testing.assert_array_equal(a, b)

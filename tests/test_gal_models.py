@@ -1,0 +1,239 @@
+"""GAL with models, policies of precision, files, and callbacks of Keras."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import gal_resume_worker as resume
+import keras
+import numpy as np
+import pytest
+from gal_cases import (
+    MODE_IDS,
+    MODES,
+    QUICK,
+    assert_same,
+    cross_entropy,
+    fit,
+    make_data,
+    make_model,
+    network_variables,
+)
+from keras import layers, ops
+
+from keras_gradres.callbacks import Diagnostics
+from keras_gradres.layers import GradientResidualDense
+from keras_gradres.optimizers import GAL, AdaBound, Lookahead
+
+optimizers = keras.optimizers
+
+
+# --- models ---
+
+
+def test_model_with_its_own_loss_and_subclass():
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = GradientResidualDense(activation="tanh")
+            self.last = layers.Dense(3)
+
+        def call(self, x, training=None):
+            return self.last(self.dense(x))
+
+        def compute_loss(self, x, y, y_pred, sample_weight, training=True):
+            return adjusted(y, y_pred) + 0.1 * ops.mean(ops.square(y_pred))
+
+    gal = GAL("sgd", alpha=0.5, output_shapes=[(None, 3)])
+    adjusted = gal.loss(cross_entropy())
+    model = Model()
+    model.compile(gal)
+    x, y = make_data(8)
+    model.fit(x, y, verbose=0)
+    assert gal.diagnostics["remainder"] > 0
+
+
+def test_model_with_its_own_train_step():
+    class Model(keras.Model):
+        def train_step(self, *arguments):
+            self.steps = getattr(self, "steps", 0) + 1
+            return super().train_step(*arguments)
+
+    inputs = keras.Input((6,))
+    model = Model(inputs, layers.Dense(3)(inputs))
+    gal = GAL("sgd", alpha=0.5)
+    fit(gal, model=model)
+    assert model.steps > 0
+    assert gal.diagnostics["remainder"] > 0
+
+
+def test_keras_application():
+    keras.utils.set_random_seed(0)
+    model = keras.applications.MobileNet(
+        (32, 32, 3), alpha=0.25, weights=None, classes=4, classifier_activation=None
+    )
+    gal = GAL("sgd", alpha=0.1)
+    model.compile(gal, gal.loss(cross_entropy()), **QUICK)
+    rng = np.random.default_rng(0)
+    model.fit(rng.normal(size=(4, 32, 32, 3)), rng.integers(0, 4, 4), verbose=0)
+    assert gal.diagnostics["accepted"] > 0
+
+
+# --- precision ---
+
+
+@pytest.mark.parametrize("mode", MODES[1:], ids=MODE_IDS[1:])
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision(policy, mode):
+    keras.config.set_dtype_policy(policy)
+    try:
+        inner = optimizers.SGD(0.1)
+        if policy == "mixed_float16":
+            inner = optimizers.LossScaleOptimizer(inner, initial_scale=2.0**10)
+        gal = GAL(inner, alpha=0.5, seed=0)
+        half = fit(gal, mode={**mode, "auto_scale_loss": False})
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert gal.diagnostics["dropped"] == 0
+    assert all(keras.backend.standardize_dtype(v.dtype) == "float32"
+               for v in network_variables(gal))  # fmt: skip
+    full = fit(GAL(optimizers.SGD(0.1), alpha=0.5, seed=0), mode=mode)
+    assert_same(half.get_weights(), full.get_weights(), rtol=0.05, atol=0.05)
+
+
+def test_overflow_under_loss_scaling_skips_the_step():
+    inner = optimizers.LossScaleOptimizer(optimizers.SGD(0.1), initial_scale=3e38)
+    gal = GAL(inner, alpha=0.5, seed=0)
+    model = make_model()
+    before = model.get_weights()
+    model.compile(gal, gal.loss("mse"))
+    x, _ = make_data(4)
+    model.train_on_batch(x, 1e3 + x[:, :3])
+    assert_same(model.get_weights(), before)
+    assert gal.diagnostics["dropped"] == 1
+    np.testing.assert_allclose(inner.dynamic_scale.numpy(), 1.5e38, rtol=1e-6)
+
+
+# --- files ---
+
+
+def test_resume_in_another_process(tmp_path):
+    script = pathlib.Path(resume.__file__)
+    expected = resume.train(resume.make_model(), epochs=2)
+    model = resume.make_model()
+    resume.train(model, epochs=1)
+    model.save(tmp_path / "model.keras")
+    run = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", str(script), str(tmp_path)],
+        env={**os.environ},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    found = dict(np.load(tmp_path / "resumed.npz"))
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(
+            found[name], value, rtol=1e-5, atol=1e-6, err_msg=name
+        )
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_backup_and_restore(given, tmp_path):
+    def train(epochs, folder, delete=True):
+        shapes = [(None, 3)] if given else None
+        gal = GAL(optimizers.Adam(0.01), alpha=0.5, seed=0, output_shapes=shapes)
+        model = make_model()
+        model.compile(gal, gal.loss(cross_entropy()), **QUICK)
+        backup = keras.callbacks.BackupAndRestore(folder, delete_checkpoint=delete)
+        x, y = make_data(16)
+        model.fit(x, y, 8, epochs, verbose=0, shuffle=False, callbacks=[backup])
+        return [np.array(v.numpy()) for v in (*model.variables, *gal.variables)]
+
+    expected = train(3, tmp_path / "other")
+    train(2, tmp_path / "this", delete=False)
+    assert_same(train(3, tmp_path / "this"), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_loads_without_gal_for_inference(tmp_path):
+    model = fit(GAL("adam", alpha=0.5))
+    model.save(tmp_path / "model.keras")
+    code = (
+        "import keras, numpy as np, sys\n"
+        "model = keras.models.load_model('model.keras', compile=False)\n"
+        "assert 'keras_gradres' not in sys.modules\n"
+        "np.save('y.npy', model.predict(np.ones((2, 6)), verbose=0))\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert run.returncode == 0, run.stderr
+    np.testing.assert_allclose(
+        np.load(tmp_path / "y.npy"), model.predict(np.ones((2, 6)), verbose=0), 1e-5
+    )
+
+
+@pytest.mark.parametrize("built", [False, True])
+def test_config_round_trip(built):
+    for arguments in (
+        {"hidden_units": (5, 4), "activation": "tanh", "seed": 3, "skip": False},
+        {"network": layers.Dense(3), "normalize": False, "granularity": "batch"},
+        {"adjustment_optimizer": optimizers.Adam(0.5), "policy": "improve"},
+    ):
+        gal = GAL(
+            Lookahead(AdaBound(optimizers.schedules.CosineDecay(0.1, 10))),
+            alpha=0.25, beta=2.0, name="its_name", **arguments,
+        )  # fmt: skip
+        if built:
+            fit(gal)
+        # As JSON: Keras makes lists of the tuples in the config of a built network.
+        config = gal.get_config()
+        revived = optimizers.deserialize(optimizers.serialize(gal))
+        for other in (GAL.from_config(config), revived):
+            assert json.dumps(other.get_config()) == json.dumps(config)
+
+
+def test_set_weights_and_load_own_variables():
+    gal, other = GAL("adam", seed=0), GAL("adam", seed=1)
+    first, second = fit(gal), fit(other)
+    weights = [v.numpy().copy() for v in gal.variables]
+    other.set_weights(weights)
+    second.set_weights(first.get_weights())
+    assert_same([v.numpy() for v in other.variables], weights)
+    with pytest.raises(ValueError, match="`weights` must have"):
+        other.set_weights(weights[:-1])
+
+
+# --- the callback ---
+
+
+def test_diagnostics_in_the_logs(tmp_path):
+    inputs = keras.Input((6,))
+    x = GradientResidualDense(activation="tanh", name="one")(inputs)
+    x = GradientResidualDense(activation="tanh", residual="none", name="two")(x)
+    model = keras.Model(inputs, layers.Dense(3)(x))
+    gal = GAL("sgd", alpha=0.5)
+    model.compile(gal, gal.loss(cross_entropy()))
+    data = make_data(8)
+    log = keras.callbacks.CSVLogger(str(tmp_path / "log.csv"))
+    history = model.fit(
+        *data, epochs=2, verbose=0, callbacks=[Diagnostics(), log]
+    ).history
+    names = {
+        f"gal_{n}" for n in ("remainder", "accepted", "cosine", "drift", "dropped")
+    }
+    assert set(history) == {"loss", "mix_one", *names}
+    assert history["mix_one"][-1] == pytest.approx(model.get_layer("one").mix)
+    assert history["gal_drift"][-1] == pytest.approx(
+        model.optimizer.diagnostics["drift"]
+    )
+    assert "gal_remainder" in (tmp_path / "log.csv").read_text().splitlines()[0]
+
+
+def test_diagnostics_of_another_optimizer():
+    model = make_model()
+    model.compile("sgd", cross_entropy())
+    history = model.fit(*make_data(8), verbose=0, callbacks=[Diagnostics()]).history
+    assert set(history) == {"loss"}
