@@ -37,9 +37,11 @@ def vjp(function, tensors, layer, *, second_order=False):
             ]
             if not pairs:
                 return [torch.zeros_like(t) for t in tensors]
+            values, cotangents = zip(*pairs, strict=True)
             found = torch.autograd.grad(
-                *zip(*pairs, strict=True),
+                values,
                 tensors,
+                cotangents,
                 retain_graph=True,
                 create_graph=second_order,
                 materialize_grads=True,

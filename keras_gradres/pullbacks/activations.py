@@ -116,23 +116,10 @@ def log_softmax(y, axis):
     return pullback
 
 
-def sparsemax(y, axis):
-    """J^T c = c - mean(c) on the support of y, zero elsewhere."""
-    support = ops.cast(y > 0, y.dtype)
-    size = ops.sum(support, axis=axis, keepdims=True)
-
-    def pullback(c):
-        mean = ops.sum(c * support, axis=axis, keepdims=True) / size
-        return support * (c - mean)
-
-    return pullback
-
-
 # Over the last axis: the pullback as a function of y and the axis.
 _OF_VECTORS = {
     activations.log_softmax: (log_softmax, False),
     activations.softmax: (softmax, True),
-    activations.sparsemax: (sparsemax, True),
 }
 
 

@@ -70,7 +70,10 @@ def convolution_pullback(x, kernel, strides, padding, dilation, data_format, dep
         if strided:  # One position more, since the last steps may go beyond the input.
             margins = [(t - 1, t) for t in taps]
         else:
-            margins = [(e - 1 - b, b) for e, b in zip(extents, before, strict=True)]
+            margins = [
+                (e - 1 - b, b if padding == "same" else e - 1)
+                for e, b in zip(extents, before, strict=True)
+            ]
         none = (0, 0)
         return ops.pad(
             c, [none, *margins, none] if first == 1 else [none, none, *margins]
@@ -137,14 +140,16 @@ def _phases(kernel, taps, strides, depthwise, channels):
             *range(1, 2 * rank, 2),
         ]
         kernel = ops.transpose(kernel, order)
+    shape = kernel.shape
+    phases = math.prod(strides)
+    if depthwise:  # (*taps, channels, 1, phases..)
+        shape = (*shape[:rank], channels, phases)
+    else:
+        shape = (*shape[:rank], shape[rank], channels * phases)
+    kernel = ops.reshape(kernel, shape)
     for axis in range(rank):  # One at a time: two at once do not convert to OpenVINO.
         kernel = ops.flip(kernel, axis)
-    shape = kernel.shape
-    if depthwise:  # (*taps, channels, 1, phases..)
-        return ops.reshape(kernel, (*shape[:rank], channels, math.prod(strides)))
-    return ops.reshape(
-        kernel, (*shape[:rank], shape[rank], channels * math.prod(strides))
-    )
+    return kernel
 
 
 def _moved(kernel, rank, order):

@@ -171,7 +171,7 @@ class Traced(keras.Layer):
         return self.function(x)
 
 
-class Spec(keras.Layer):
+class Spec(keras.Operation):
     """In the place of a layer, to find the shape of its output without calling it."""
 
     def __init__(self, layer):

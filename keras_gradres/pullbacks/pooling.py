@@ -21,36 +21,24 @@ def _spatial(layer, rank):
 @register_named("AveragePooling1D", "AveragePooling2D", "AveragePooling3D")
 def _average(call, x):
     layer = call.layer
+    if layer.padding != "valid":
+        # Backends differ in what a window beyond the border is divided by.
+        return call.automatic(x)
     y = call(x)
     window, strides = tuple(layer.pool_size), tuple(layer.strides)
     rank = len(window)
-    channels = x.shape[1 if layer.data_format == "channels_first" else -1]
-    ones = ops.ones((*window, channels, 1), dtype=y.dtype)
-    shape = ops.shape(x)
-    axes = _spatial(layer, rank)
-    options = (strides, layer.padding, (1,) * rank, layer.data_format)
+    options = (strides, "valid", (1,) * rank, layer.data_format)
     if rank > 2:
-        return y, Pullback(_by_channel(x, window, options, layer), over_batch)
-    spread = convolution_pullback(x, ones, *options, depthwise=True)
-    count = _count(shape, axes, window, layer, y.dtype)
+        spread = _by_channel(x, window, options)
+    else:
+        channels = x.shape[1 if layer.data_format == "channels_first" else -1]
+        ones = ops.ones((*window, channels, 1), dtype=y.dtype)
+        spread = convolution_pullback(x, ones, *options, depthwise=True)
+    count = math.prod(window)
     return y, Pullback(lambda c: spread(c / count), over_batch)
 
 
-def _count(shape, axes, window, layer, dtype):
-    """How many entries of the input each window has."""
-    if layer.padding == "valid":
-        return math.prod(window)
-    inside = [n if a in axes else 1 for a, n in enumerate(shape)]
-    return ops.conv(
-        ops.ones(inside, dtype=dtype),
-        ops.ones((*window, 1, 1), dtype=dtype),
-        strides=list(layer.strides),
-        padding="same",
-        data_format=layer.data_format,
-    )
-
-
-def _by_channel(x, window, options, layer):
+def _by_channel(x, window, options):
     """As above with each channel as a sample, where there is no depthwise convolution."""
     strides, padding, dilation, data_format = options
     shape, rank = ops.shape(x), len(window)
@@ -64,10 +52,9 @@ def _by_channel(x, window, options, layer):
     spread = convolution_pullback(
         single, ones, strides, padding, dilation, "channels_last", depthwise=False
     )
-    count = _count(shape, _spatial(layer, rank), window, layer, x.dtype)
 
     def function(c):
-        c = ops.transpose(c / count, order)
+        c = ops.transpose(c, order)
         c = spread(ops.reshape(c, (-1, *ops.shape(c)[2:], 1)))
         return ops.transpose(ops.reshape(c, (-1, channels, *spatial)), back)
 
