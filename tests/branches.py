@@ -164,7 +164,7 @@ BRANCHES = {
         trailing=3,
     ),
     "lstm": Branch(lambda: layers.LSTM(4, return_sequences=True), (2, 3, 4), tail=0),
-    "parallel": Branch(parallel, IMAGE, tail=0),
+    "parallel": Branch(parallel, IMAGE, tail=1),
     "functional": Branch(functional, IMAGE, tail=1, trailing=1),
     "nested": Branch(
         lambda: [

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_gradres import backend
+
 
 def gradients(loss, variables):
     """The gradients of `loss()`, a scalar, with respect to Keras variables."""
@@ -33,6 +35,18 @@ def gradients(loss, variables):
         np.zeros(v.shape) if g is None else ops.convert_to_numpy(g)
         for v, g in zip(variables, found, strict=True)
     ]
+
+
+def vjp(layer, x, cotangent, *, second_order=False, **call_arguments):
+    """`backend.vjp` of one layer with one input: y, and J^T c for one cotangent."""
+    (y,), _, pullback = backend.vjp(
+        lambda x: ([layer(x, **call_arguments)], ()),
+        [x],
+        layer,
+        second_order=second_order,
+    )
+    (p,) = pullback([cotangent(y) if callable(cotangent) else cotangent])
+    return y, p
 
 
 def frozen_state(layer, function):

@@ -21,28 +21,44 @@ def _convolutions():
     }
     for name, kwargs in options.items():
         for size in (2, 3):
-            yield f"conv {name} {size}", lambda s=size, k=kwargs: layers.Conv2D(
-                3, s, **k
-            ), IMAGE
-            yield f"conv 1d {name} {size}", lambda s=size, k=kwargs: layers.Conv1D(
-                3, s, **k
-            ), SEQUENCE
-            yield f"depthwise {name} {size}", lambda s=size, k=kwargs: (
-                layers.DepthwiseConv2D(s, depth_multiplier=2, **k)
-            ), IMAGE
-            yield f"separable {name} {size}", lambda s=size, k=kwargs: (
-                layers.SeparableConv2D(3, s, **k)
-            ), IMAGE
+            yield (
+                f"conv {name} {size}",
+                lambda s=size, k=kwargs: layers.Conv2D(3, s, **k),
+                IMAGE,
+            )
+            yield (
+                f"conv 1d {name} {size}",
+                lambda s=size, k=kwargs: layers.Conv1D(3, s, **k),
+                SEQUENCE,
+            )
+            yield (
+                f"depthwise {name} {size}",
+                lambda s=size, k=kwargs: layers.DepthwiseConv2D(
+                    s, depth_multiplier=2, **k
+                ),
+                IMAGE,
+            )
+            yield (
+                f"separable {name} {size}",
+                lambda s=size, k=kwargs: layers.SeparableConv2D(3, s, **k),
+                IMAGE,
+            )
         if name != "dilated":
-            yield f"transposed {name}", lambda k=kwargs: layers.Conv2DTranspose(
-                3, 3, **k
-            ), IMAGE
-    yield "conv causal", lambda: layers.Conv1D(
-        3, 3, padding="causal", dilation_rate=2
-    ), SEQUENCE
-    yield "conv oblong", lambda: layers.Conv2D(
-        3, (1, 4), strides=(2, 1), padding="same"
-    ), IMAGE
+            yield (
+                f"transposed {name}",
+                lambda k=kwargs: layers.Conv2DTranspose(3, 3, **k),
+                IMAGE,
+            )
+    yield (
+        "conv causal",
+        lambda: layers.Conv1D(3, 3, padding="causal", dilation_rate=2),
+        SEQUENCE,
+    )
+    yield (
+        "conv oblong",
+        lambda: layers.Conv2D(3, (1, 4), strides=(2, 1), padding="same"),
+        IMAGE,
+    )
     yield "conv wide stride", lambda: layers.Conv2D(3, 2, strides=3), (2, 8, 7, 4)
     yield "conv 3d", lambda: layers.Conv3D(3, 3, padding="same"), VOLUME
     yield "conv 3d strided", lambda: layers.Conv3D(3, 2, strides=2), VOLUME
@@ -65,9 +81,11 @@ def _activations():
             yield name, lambda n=name: layers.Activation(n), DENSE
     yield "dense gelu", lambda: layers.Dense(4, activation="gelu"), DENSE
     yield "dense softmax", lambda: layers.Dense(4, activation="softmax"), DENSE
-    yield "dense layer", lambda: layers.Dense(
-        4, activation=layers.LeakyReLU(0.3)
-    ), DENSE
+    yield (
+        "dense layer",
+        lambda: layers.Dense(4, activation=layers.LeakyReLU(0.3)),
+        DENSE,
+    )
     yield "conv silu", lambda: layers.Conv2D(3, 3, activation="silu"), IMAGE
     yield "relu layer", lambda: layers.ReLU(), DENSE
     yield "relu threshold", lambda: layers.ReLU(1.0, 0.2, 0.3), DENSE
@@ -80,9 +98,11 @@ def _activations():
 
 def _normalizations():
     yield "batch norm", lambda: layers.BatchNormalization(), IMAGE
-    yield "batch norm plain", lambda: layers.BatchNormalization(
-        scale=False, center=False
-    ), DENSE
+    yield (
+        "batch norm plain",
+        lambda: layers.BatchNormalization(scale=False, center=False),
+        DENSE,
+    )
     yield "batch norm axis", lambda: layers.BatchNormalization(axis=1), SEQUENCE
     yield "layer norm", lambda: layers.LayerNormalization(), SEQUENCE
     yield "layer norm plain", lambda: layers.LayerNormalization(scale=False), DENSE
@@ -92,42 +112,58 @@ def _normalizations():
     yield "instance norm", lambda: layers.GroupNormalization(4, scale=False), IMAGE
     yield "rms norm", lambda: layers.RMSNormalization(), SEQUENCE
     yield "unit norm", lambda: layers.UnitNormalization(), SEQUENCE
-    yield "normalization", lambda: layers.Normalization(
-        mean=[0.1, 0.2, 0.3, 0.4, 0.5], variance=[1.0, 2.0, 3.0, 4.0, 5.0]
-    ), DENSE
+    yield (
+        "normalization",
+        lambda: layers.Normalization(
+            mean=[0.1, 0.2, 0.3, 0.4, 0.5], variance=[1.0, 2.0, 3.0, 4.0, 5.0]
+        ),
+        DENSE,
+    )
     yield "rescaling", lambda: layers.Rescaling(0.3, 1.0), DENSE
 
 
 def _others():
     yield "dense", lambda: layers.Dense(4), DENSE
     yield "dense sequence", lambda: layers.Dense(3, activation="tanh"), SEQUENCE
-    yield "einsum", lambda: layers.EinsumDense(
-        "abc,cde->abde", output_shape=(None, 2, 3), bias_axes="de"
-    ), SEQUENCE
-    yield "einsum ellipsis", lambda: layers.EinsumDense(
-        "...x,xy->...y", output_shape=3, activation="silu"
-    ), SEQUENCE
-    yield "einsum mixing", lambda: layers.EinsumDense(
-        "btf,ts->bsf", output_shape=(3, None)
-    ), SEQUENCE
+    yield (
+        "einsum",
+        lambda: layers.EinsumDense(
+            "abc,cde->abde", output_shape=(None, 2, 3), bias_axes="de"
+        ),
+        SEQUENCE,
+    )
+    yield (
+        "einsum ellipsis",
+        lambda: layers.EinsumDense("...x,xy->...y", output_shape=3, activation="silu"),
+        SEQUENCE,
+    )
+    yield (
+        "einsum mixing",
+        lambda: layers.EinsumDense("btf,ts->bsf", output_shape=(3, None)),
+        SEQUENCE,
+    )
     yield "dropout", lambda: layers.Dropout(0.4, seed=3), DENSE
     yield "gaussian dropout", lambda: layers.GaussianDropout(0.4, seed=3), DENSE
     yield "gaussian noise", lambda: layers.GaussianNoise(0.4, seed=3), DENSE
     yield "alpha dropout", lambda: layers.AlphaDropout(0.4, seed=3), DENSE
     yield "spatial dropout", lambda: layers.SpatialDropout2D(0.4, seed=3), IMAGE
     yield "average pooling", lambda: layers.AveragePooling2D(2), IMAGE
-    yield "average pooling same", lambda: layers.AveragePooling2D(
-        3, strides=2, padding="same"
-    ), IMAGE
+    yield (
+        "average pooling same",
+        lambda: layers.AveragePooling2D(3, strides=2, padding="same"),
+        IMAGE,
+    )
     yield "average pooling 1d", lambda: layers.AveragePooling1D(3, strides=1), SEQUENCE
     yield "average pooling 3d", lambda: layers.AveragePooling3D(2), VOLUME
     yield "max pooling", lambda: layers.MaxPooling2D(2), (2, 4, 6, 3)
     yield "max pooling 1d", lambda: layers.MaxPooling1D(3), SEQUENCE
     for kind in ("Average", "Max"):
         yield f"global {kind} 1d", getattr(layers, f"Global{kind}Pooling1D"), SEQUENCE
-        yield f"global {kind} 2d", lambda k=kind: getattr(
-            layers, f"Global{k}Pooling2D"
-        )(keepdims=True), IMAGE
+        yield (
+            f"global {kind} 2d",
+            lambda k=kind: getattr(layers, f"Global{k}Pooling2D")(keepdims=True),
+            IMAGE,
+        )
     yield "flatten", lambda: layers.Flatten(), IMAGE
     yield "reshape", lambda: layers.Reshape((5, -1)), IMAGE
     yield "permute", lambda: layers.Permute((3, 1, 2)), IMAGE
@@ -142,9 +178,11 @@ def _others():
     yield "activity", lambda: layers.ActivityRegularization(), DENSE
     yield "attention", lambda: _of_two(layers.MultiHeadAttention(2, 3)), SEQUENCE
     yield "attention of key", _attention_of_key, SEQUENCE
-    yield "causal attention", lambda: _of_two(
-        layers.MultiHeadAttention(2, 3), use_causal_mask=True
-    ), SEQUENCE
+    yield (
+        "causal attention",
+        lambda: _of_two(layers.MultiHeadAttention(2, 3), use_causal_mask=True),
+        SEQUENCE,
+    )
     for name in ("Add", "Subtract", "Multiply", "Average"):
         yield name, lambda n=name: _of_list(getattr(layers, n)()), DENSE
     yield "concatenate", lambda: _of_list(layers.Concatenate()), DENSE

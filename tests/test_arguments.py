@@ -105,24 +105,6 @@ def test_integer_inputs():
             layer(inputs)
 
 
-def test_softmax_that_cannot_be_split_off():
-    layer = GradientResidual(layers.Dense(4, activation="softmax"))
-    with pytest.raises(ValueError, match=r"Use a `keras.layers.Softmax` of its own"):
-        layer.build((None, 4))
-
-
-def test_gradient_that_would_vanish():
-    def branch():
-        return [_dense(), layers.BatchNormalization(name="norm"), _dense()]
-
-    with pytest.raises(ValueError, match=r"zero in training.*norm is followed by"):
-        GradientResidual(branch()).build((None, 4))
-    frozen = branch()
-    frozen[1].trainable = False
-    GradientResidual(frozen).build((None, 4))
-    GradientResidual(branch(), residual="identity").build((None, 4))
-
-
 def test_mix_before_build():
     layer = GradientResidual(_dense(), name="early")
     with pytest.raises(ValueError, match="Layer 'early' has no `mix` before"):

@@ -9,7 +9,7 @@ import weakref
 import keras
 import numpy as np
 import pytest
-from helpers import frozen_state, gradients, penalty
+from helpers import frozen_state, gradients, penalty, vjp
 from keras import layers, ops
 
 from keras_gradres import backend
@@ -51,7 +51,7 @@ def test_value_and_product(second_order):
     c = np.array([[1.0, 10.0]], "float32")
     expected = 2 * X * np.array([21, 43])
     for cotangent in (_tensor(c), lambda y: ops.broadcast_to(_tensor(c), ops.shape(y))):
-        y, p = backend.vjp(
+        y, p = vjp(
             _square(), _tensor(), cotangent, second_order=second_order, training=True
         )
         np.testing.assert_allclose(_numpy(y), X**2 @ [[1, 2], [3, 4]], rtol=1e-6)
@@ -66,9 +66,7 @@ def test_orders_of_the_gradient():
 
     def loss(which, second_order):
         def call():
-            result = backend.vjp(
-                layer, x + 0.0, ops.ones_like, second_order=second_order
-            )
+            result = vjp(layer, x + 0.0, ops.ones_like, second_order=second_order)
             return ops.sum(result[which])
 
         return call
@@ -85,7 +83,7 @@ def test_orders_of_the_gradient():
     np.testing.assert_allclose(dw, column(2 * X.sum(0)), rtol=1e-6)
 
     def both():  # The product alone may not be connected to anything.
-        y, p = backend.vjp(layer, x + 0.0, ops.ones_like)
+        y, p = vjp(layer, x + 0.0, ops.ones_like)
         return ops.sum(p) + 0.0 * ops.sum(y)
 
     dx, dw = gradients(both, [x, layer.w])
@@ -99,7 +97,7 @@ def test_gradient_flows_to_the_cotangent_at_second_order():
     layer = _square()
 
     def loss():
-        y, p = backend.vjp(layer, _tensor(), c + 0.0, second_order=True)
+        y, p = vjp(layer, _tensor(), c + 0.0, second_order=True)
         return ops.sum(p) + 0.0 * ops.sum(y)
 
     (dc,) = gradients(loss, [c])
@@ -111,7 +109,7 @@ def test_constant_layer_has_zero_product():
         layers.Lambda(lambda x: ops.zeros_like(x)),
         layers.Lambda(lambda x: ops.stop_gradient(x)),
     ):
-        _, p = backend.vjp(_built(layer), _tensor(), ops.ones_like)
+        _, p = vjp(_built(layer), _tensor(), ops.ones_like)
         np.testing.assert_array_equal(_numpy(p), np.zeros_like(X))
 
 
@@ -149,7 +147,7 @@ def test_layer_is_called_once():
         return [np.array(v.numpy()) for v in branch.variables]
 
     expected = state(lambda: branch(_tensor(), training=True))
-    found = state(lambda: backend.vjp(branch, _tensor(), ops.ones_like, training=True))
+    found = state(lambda: vjp(branch, _tensor(), ops.ones_like, training=True))
     assert any((a != b).any() for a, b in zip(initial, expected, strict=True))
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
@@ -161,7 +159,7 @@ def test_losses_are_kept():
     layer = _built(keras.Sequential([dense, layers.Dense(2)]))
     kernel, bias = dense.get_weights()
     expected = penalty(X @ kernel + bias)
-    backend.vjp(layer, _tensor(), ops.ones_like)
+    vjp(layer, _tensor(), ops.ones_like)
     losses = [_numpy(loss) for loss in layer.losses]
     np.testing.assert_allclose(losses, [expected], rtol=1e-5)
 
@@ -175,7 +173,7 @@ def test_losses_keep_their_ids():
     layer = _built(keras.Sequential([dense]))
     scope = keras.StatelessScope(collect_losses=True)
     with scope:
-        backend.vjp(layer, _tensor(), ops.ones_like)
+        vjp(layer, _tensor(), ops.ones_like)
     losses = [weakref.ref(loss) for loss in scope.losses]
     assert len(losses) == 1
     del scope
@@ -193,7 +191,7 @@ def test_float32_layer_in_a_half_precision_layer_keeps_its_weights():
     class Outer(keras.Layer):
         def call(self, x):
             x = ops.cast(x, "float32")
-            found.extend(backend.vjp(inner, x, ops.ones_like))
+            found.extend(vjp(inner, x, ops.ones_like))
             return x
 
     Outer(dtype="mixed_bfloat16")(np.ones((1, 1)))
@@ -204,7 +202,7 @@ def test_float32_layer_in_a_half_precision_layer_keeps_its_weights():
 def test_cotangent_has_the_dtype_of_the_output():
     for dtype in ("float16", "bfloat16"):
         layer = _built(layers.Dense(2, dtype=dtype, activation="relu"))
-        y, p = backend.vjp(layer, _tensor(dtype=dtype), _tensor(np.ones((1, 2))))
+        y, p = vjp(layer, _tensor(dtype=dtype), _tensor(np.ones((1, 2))))
         assert keras.backend.standardize_dtype(y.dtype) == dtype
         assert keras.backend.standardize_dtype(p.dtype) == dtype
 

@@ -68,7 +68,12 @@ def test_block_is_the_layer_around_its_branch(name):
     np.testing.assert_allclose(
         found, ops.convert_to_numpy(layer(x)), rtol=1e-5, atol=1e-6
     )
-    assert block.parts == {"head": ["first"], "affine_tail": ["second"], "trailing": []}
+    assert block.parts == {
+        "closed_form": ["first"],
+        "affine_tail": ["second"],
+        "trailing": [],
+        "automatic_differentiation": [],
+    }
 
 
 @pytest.mark.parametrize("name", BLOCKS)

@@ -16,8 +16,6 @@ from keras_gradres.layers import GradientResidual
 
 REFERENCE = dict(np.load(finite_differences.PATH))
 EPSILON = 1e-12
-# TensorFlow has no right second derivative of these, and the library says so.
-WITH_MOMENTS = ("batch norm inside", "srresnet", "attention")
 
 
 def _numpy(call, *args, **kwargs):
@@ -176,10 +174,6 @@ def test_gradient_of_a_training_loss(name, residual, order):
     x = keras.Variable(case.inputs())
     variables = [x, *layer.trainable_variables]
     loss = finite_differences.training_loss(case, layer, x)
-    if order == 2 and name in WITH_MOMENTS and keras.backend.backend() == "tensorflow":
-        with pytest.raises(NotImplementedError, match="second derivative"):
-            loss()
-        return
     found = gradients(loss, variables)
     for seed, expected in enumerate(REFERENCE[key]):
         directions = finite_differences.directions(variables, seed)

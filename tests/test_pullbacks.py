@@ -32,7 +32,9 @@ def test_pullback_is_the_derivative(name, training):
     layer, x, run, c = _setting(name, training)
     found = run()
     plain = frozen_state(layer, lambda: layer(x + 0.0, training=training))
-    np.testing.assert_allclose(NUMPY(found.output), NUMPY(plain()), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        NUMPY(found.output), NUMPY(plain()), rtol=1e-5, atol=1e-6
+    )
     (expected,) = gradients(lambda: ops.sum(c * plain()), [x])
     p = ops.broadcast_to(found.pull(c), x.shape)
     size = np.abs(expected).max()

@@ -13,6 +13,7 @@ Usage:
         x = GradientResidualConv(kernel_size=3)(x)
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,12 +29,12 @@ class _Block(GradientResidual):
 
     def __init__(
         self,
-        activation="relu",
-        use_bias=True,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
+        activation,
+        use_bias,
+        kernel_initializer,
+        bias_initializer,
+        kernel_regularizer,
+        bias_regularizer,
         **kwargs,
     ):
         super().__init__(MADE_IN_BUILD, **kwargs)
@@ -43,6 +44,7 @@ class _Block(GradientResidual):
         self.bias_initializer = initializers.get(bias_initializer)
         self.kernel_regularizer = regularizers.get(kernel_regularizer)
         self.bias_regularizer = regularizers.get(bias_regularizer)
+        self._made: Any = None
 
     def _make_branch(self, layer_class, *args, **kwargs):
         def make(activation, name):
@@ -60,13 +62,18 @@ class _Block(GradientResidual):
                 **kwargs,
             )
 
-        return keras.Sequential(
+        branch = keras.Sequential(
             [make(self.inner_activation, "first"), make(None, "second")], name="branch"
         )
+        self._made = _configs(branch)
+        return branch
 
     def get_config(self):
         config = super().get_config()
-        del config["branch"]
+        # As it was made, it can be made again, for any shape; LoRA, quantization and
+        # what else was changed of its layers must be kept.
+        if self.branch is None or _configs(self.branch) == self._made:
+            del config["branch"]
         return {
             **config,
             "activation": activations.serialize(self.inner_activation),
@@ -76,6 +83,15 @@ class _Block(GradientResidual):
             "kernel_regularizer": regularizers.serialize(self.kernel_regularizer),
             "bias_regularizer": regularizers.serialize(self.bias_regularizer),
         }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        branch = config.pop("branch", None)
+        layer = super().from_config(config)
+        if branch is not None:
+            layer.branch = keras.saving.deserialize_keras_object(copy.deepcopy(branch))
+        return layer
 
 
 @keras.saving.register_keras_serializable(package="keras_gradres")
@@ -92,8 +108,15 @@ class GradientResidualDense(_Block):
         bias_initializer: Initializer of the biases.
         kernel_regularizer: Regularizer of the kernels.
         bias_regularizer: Regularizer of the biases.
-        **kwargs: The arguments of `GradientResidual` from `residual` to `shortcut`,
-            and those of `keras.layers.Layer`.
+        residual: See `GradientResidual`, as for all that follow.
+        alpha: Initial value of the mix of `"convex"`.
+        trainable_alpha: Whether alpha is trained.
+        normalize: Whether the gradient is brought to unit norm.
+        axis: The axis or axes of the norm.
+        epsilon: Norms below it are not brought to 1.
+        second_order: Whether gradients flow through the gradient.
+        shortcut: A layer applied to the skip.
+        **kwargs: Arguments of `keras.layers.Layer`, such as `name` and `dtype`.
 
     Input and output are of shape `(batch, ..., features)`.
 
@@ -106,9 +129,38 @@ class GradientResidualDense(_Block):
         self,
         units: int | None = None,
         activation: Callable | str | dict | None = "relu",
+        use_bias: bool = True,
+        kernel_initializer: Callable | str | dict = "glorot_uniform",
+        bias_initializer: Callable | str | dict = "zeros",
+        kernel_regularizer: Callable | str | dict | None = None,
+        bias_regularizer: Callable | str | dict | None = None,
+        residual: str = "convex",
+        alpha: float | Callable | str | dict = 0.0,
+        trainable_alpha: bool = True,
+        normalize: bool = True,
+        axis: int | Sequence[int] | None = -1,
+        epsilon: float | None = None,
+        second_order: bool = False,
+        shortcut: keras.Layer | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(activation=activation, **kwargs)
+        super().__init__(
+            activation=activation,
+            use_bias=use_bias,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            residual=residual,
+            alpha=alpha,
+            trainable_alpha=trainable_alpha,
+            normalize=normalize,
+            axis=axis,
+            epsilon=epsilon,
+            second_order=second_order,
+            shortcut=shortcut,
+            **kwargs,
+        )
         self.units = arguments.positive_integer("units", units, optional=True)
 
     def build(self, input_shape):
@@ -144,8 +196,15 @@ class GradientResidualConv(_Block):
         bias_regularizer: Regularizer of the biases.
         data_format: `"channels_last"` or `"channels_first"`. Defaults to
             `keras.config.image_data_format()`.
-        **kwargs: The arguments of `GradientResidual` from `residual` to `shortcut`,
-            and those of `keras.layers.Layer`. `axis` defaults to the channels.
+        residual: See `GradientResidual`, as for all that follow.
+        alpha: Initial value of the mix of `"convex"`.
+        trainable_alpha: Whether alpha is trained.
+        normalize: Whether the gradient is brought to unit norm.
+        axis: The axis or axes of the norm; `"channels"` by default.
+        epsilon: Norms below it are not brought to 1.
+        second_order: Whether gradients flow through the gradient.
+        shortcut: A layer applied to the skip.
+        **kwargs: Arguments of `keras.layers.Layer`, such as `name` and `dtype`.
 
     Input and output are of shape `(batch, ..., channels)`, or `(batch, channels, ...)`
     with `"channels_first"`.
@@ -161,6 +220,19 @@ class GradientResidualConv(_Block):
         kernel_size: int | Sequence[int] = 3,
         activation: Callable | str | dict | None = "relu",
         data_format: str | None = None,
+        use_bias: bool = True,
+        kernel_initializer: Callable | str | dict = "glorot_uniform",
+        bias_initializer: Callable | str | dict = "zeros",
+        kernel_regularizer: Callable | str | dict | None = None,
+        bias_regularizer: Callable | str | dict | None = None,
+        residual: str = "convex",
+        alpha: float | Callable | str | dict = 0.0,
+        trainable_alpha: bool = True,
+        normalize: bool = True,
+        axis: int | Sequence[int] | str | None = "channels",
+        epsilon: float | None = None,
+        second_order: bool = False,
+        shortcut: keras.Layer | None = None,
         **kwargs: Any,
     ) -> None:
         data_format = data_format or keras.config.image_data_format()
@@ -171,7 +243,21 @@ class GradientResidualConv(_Block):
             )
         self._channel_axis = 1 if data_format == "channels_first" else -1
         super().__init__(
-            activation=activation, **{"axis": self._channel_axis, **kwargs}
+            activation=activation,
+            use_bias=use_bias,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            residual=residual,
+            alpha=alpha,
+            trainable_alpha=trainable_alpha,
+            normalize=normalize,
+            axis=self._channel_axis if axis == "channels" else axis,
+            epsilon=epsilon,
+            second_order=second_order,
+            shortcut=shortcut,
+            **kwargs,
         )
         self.data_format = data_format
         self.filters = arguments.positive_integer("filters", filters, optional=True)
@@ -212,6 +298,10 @@ class GradientResidualConv(_Block):
             "kernel_size": self.kernel_size,
             "data_format": self.data_format,
         }
+
+
+def _configs(branch):
+    return [layer.get_config() for layer in branch.layers]
 
 
 def _copy(initializer):

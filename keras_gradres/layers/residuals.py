@@ -74,6 +74,9 @@ RESIDUALS = {
         lambda alpha: 1 - ops.sigmoid(alpha),
         weight="alpha",
     ),
+    "gradient": Residual(lambda x, g, _: g.r * g.p, lambda _: 0),
+    "additive": Residual(lambda x, g, _: x + g.r * g.p, lambda _: 1),
+    "magnitude": Residual(lambda x, g, _: g.norm(), lambda _: 0),
     "gain": Residual(
         lambda x, g, gamma: skip.gain(x, g.p, g.r, gamma),
         lambda gamma: 1,
@@ -81,9 +84,6 @@ RESIDUALS = {
         per_feature=True,
         initializer="zeros",
     ),
-    "gradient": Residual(lambda x, g, _: g.r * g.p, lambda _: 0),
-    "additive": Residual(lambda x, g, _: x + g.r * g.p, lambda _: 1),
-    "magnitude": Residual(lambda x, g, _: g.norm(), lambda _: 0),
     "identity": Residual(lambda x, g, _: x, lambda _: 1, needs_gradient=False),
     "scaled": Residual(
         lambda x, g, scale: scale * x,

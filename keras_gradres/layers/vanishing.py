@@ -99,7 +99,8 @@ def _random(rng, tensor):
 
 
 def _length(tensor):
-    return float(np.linalg.norm(ops.convert_to_numpy(ops.cast(tensor, "float32"))))
+    values = ops.convert_to_numpy(ops.cast(tensor, "float32"))
+    return float(np.linalg.norm(values.astype("float64")))
 
 
 def _names(graph):

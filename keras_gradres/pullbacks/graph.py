@@ -72,7 +72,7 @@ class Graph:
         """See `Run.parts`; found without a computation."""
 
         def call(x):
-            found.append(self.run(x, training=False).parts())
+            found.append(self.run(x, training=True).parts())
             return x
 
         found: list[dict[str, list[str]]] = []

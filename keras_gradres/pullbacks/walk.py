@@ -198,7 +198,9 @@ class Run:
             for slot, value in zip(step.inputs, found, strict=True):
                 if value is not None:
                     self._add(cotangents, slot, _Cotangent(value, after, lost))
-            kind = "affine_tail" if 0 in before & after else "closed_form"
+            kind = "closed_form"
+            if all(v is None or v.shape[0] == 1 for v in [*values, *found]):
+                kind = "affine_tail"
             if pullback.automatic:
                 kind = "automatic_differentiation"
             kinds.setdefault(id(step.layer), set()).add(kind)
