@@ -1,8 +1,8 @@
 """The models and the formats of the export tests, and what is expected of each pair.
 
 A format is a function that exports a model into a folder and returns what runs the
-artifact in the format's own runtime, on NumPy arrays. What it is not told to be equal is
-in `LIMITS`, and is there because of plain Keras alone.
+artifact in the format's own runtime, on NumPy arrays. Its results are those of the
+model, but where `LIMITS` says why plain Keras cannot.
 
     python export_cases.py ../docs/exports.md      # writes the table
 """
@@ -126,8 +126,8 @@ def plain(model):
     return keras.models.clone_model(model, clone_function=clone)
 
 
-# The formats: (model, folder, x, sizes) -> run. `sizes` are those of the inputs, for the
-# exports that need them known, or `None` for those that the model itself declares.
+# The formats: (model, folder, x, sizes) -> run. `sizes` are those of the inputs where
+# an export needs them known, else `None`.
 
 
 def saved_model(model, folder, x, sizes):
@@ -285,6 +285,11 @@ class Limit:
 
 
 BACKENDS = ("tensorflow", "jax", "torch")
+_TRACED_AT_1 = Limit(
+    "Keras traces PyTorch for LiteRT with 1 for each unknown size, which stays in it",
+    "failed to (reshape|prepare)",
+    known_sizes=True,
+)
 _NEVER = {
     ("jax", "LiteRT"): Limit(
         "Keras exports to LiteRT from TensorFlow and PyTorch only",
@@ -321,6 +326,8 @@ LIMITS = {
         "because it is not constant",
         known_sizes=True,
     ),
+    ("torch", "LiteRT", "EDSR"): _TRACED_AT_1,
+    ("torch", "LiteRT", "attention"): _TRACED_AT_1,
     ("torch", "torch.export, strict", "EDSR"): Limit(
         "Keras's Rescaling asks whether TensorFlow is running, which is not traced",
         "function marked as skipped",

@@ -1,6 +1,6 @@
 """Exported models, run in the runtime of their format, equal `model.predict`.
 
-Each export is tried in plain Keras first, so that a failure can be told from Keras's own.
+Each export is tried in plain Keras first, to tell our failures from Keras's own.
 """
 
 import importlib.util
