@@ -64,7 +64,9 @@ class Graph:
         whether the gradient vanishes.
         """
         return all(
-            rule.has_rule(layer) and rule.has_known_activation(layer)
+            rule.has_rule(layer)
+            and rule.has_known_activation(layer)
+            and type(layer).__name__ not in rule.MAY_CANCEL
             for layer in self.layers
         )
 

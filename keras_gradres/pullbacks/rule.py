@@ -11,6 +11,9 @@ from keras_gradres import backend
 
 Axes = frozenset[int]
 
+# Of layers whose paths may cancel, which only a measurement tells.
+MAY_CANCEL = ("Subtract",)
+
 _RULES: dict[type, Callable] = {}
 _OPERATION_RULES: dict[str, Callable] = {}
 
