@@ -192,13 +192,15 @@ LOST = {
     "batch norm between": (lambda: [tanh(), norm(), dense()], True),
     "nested": (lambda: [keras.Sequential([tanh(), norm()]), dense()], True),
     "nested twice": (
-        lambda: keras.Sequential([keras.Sequential([keras.Sequential([tanh(), norm()])]), dense()]),
-        True,
+        lambda: keras.Sequential([keras.Sequential([keras.Sequential([tanh(),
+        norm()])]), dense()]), True,
     ),
     "functional": (lambda: functional(lambda x: dense()(norm()(tanh()(x)))), True),
     "both paths": (
         lambda: functional(
-            lambda x: layers.Add()([dense()(norm()(tanh()(x))), norm("other")(tanh()(x))])
+            lambda x: layers.Add()(
+                [dense()(norm()(tanh()(x))), norm("other")(tanh()(x))]
+            )
         ),
         True,
     ),
@@ -220,11 +222,13 @@ LOST = {
     ),
     "subtracted": (
         lambda: functional(
-            lambda x: layers.Subtract()(
-                [
-                    h := layers.Reshape((8, 1))(tanh()(x)),
-                    layers.GlobalAveragePooling1D(keepdims=True)(h),
-                ]
+            lambda x: layers.Flatten()(
+                layers.Subtract()(
+                    [
+                        h := layers.Reshape((8, 1))(tanh()(x)),
+                        layers.GlobalAveragePooling1D(keepdims=True)(h),
+                    ]
+                )
             )
         ),
         False,

@@ -17,13 +17,14 @@ The contract:
       Keras layer or operation, once; it is called once itself.
     - `outputs` are connected to the rest of the computation as those of the function.
     - `pullback(cotangents)` returns J^T c, a list with the shapes of the tensors. The
-      cotangents broadcast to the outputs and are cast to their dtypes; `None` stands for
-      zero. With `second_order=False` what it returns is a constant: no gradient flows
-      through it. With `second_order=True` the gradient flows through it to the tensors,
-      to the weights of the layer, and to the cotangents. Where the outputs do not depend
-      on a tensor, it is zero.
-    - The state of the layer (moving statistics, seeds) moves exactly as in one call, and
-      losses added inside it (activity regularization) are kept, by it or a layer in it.
+      cotangents broadcast to the outputs and are cast to their dtypes; `None` stands
+      for zero. With `second_order=False` what it returns is a constant: no gradient
+      flows through it. With `second_order=True` the gradient flows through it to the
+      tensors, to the weights of the layer, and to the cotangents. Where the outputs do
+      not depend on a tensor, it is zero.
+    - The state of the layer (moving statistics, seeds) moves exactly as in one call,
+      and losses added inside it (activity regularization) are kept, by it or a layer in
+      it.
     - It may be nested, and it works where the surrounding code records no gradients
       (inference), there without leaving anything to be freed later.
 
@@ -75,6 +76,10 @@ The contract:
     Calls `function()` now and once, with numbers, where the code around it may be
     traced.
 
+`tracer() -> str or None`
+
+    What exports the code around it, if the framework has exporters that say so.
+
 `all_reduce(tensors, after) -> list`
 
     The means of the floating-point tensors over all devices that take the step
@@ -116,6 +121,7 @@ if keras.backend.backend() == "jax":
         known,
         parts,
         to_apply,
+        tracer,
         uncompiled,
         value_and_grad,
         vjp,
@@ -131,6 +137,7 @@ elif keras.backend.backend() == "tensorflow":
         known,
         parts,
         to_apply,
+        tracer,
         uncompiled,
         value_and_grad,
         vjp,
@@ -146,6 +153,7 @@ elif keras.backend.backend() == "torch":
         known,
         parts,
         to_apply,
+        tracer,
         uncompiled,
         value_and_grad,
         vjp,
@@ -161,6 +169,7 @@ else:
         known,
         parts,
         to_apply,
+        tracer,
         uncompiled,
         value_and_grad,
         vjp,
@@ -176,6 +185,7 @@ __all__ = [
     "known",
     "parts",
     "to_apply",
+    "tracer",
     "uncompiled",
     "value_and_grad",
     "vjp",

@@ -159,6 +159,10 @@ def parts(variable):
     return [variable, *strategy.experimental_local_results(variable.value)]
 
 
+def tracer():
+    return None
+
+
 def eagerly(function):
     with tf.init_scope():
         return function()

@@ -105,6 +105,12 @@ def parts(variable):
     return [variable]
 
 
+def tracer():
+    if torch.compiler.is_exporting():
+        return "torch.export"
+    return "torch.jit.trace" if torch.jit.is_tracing() else None
+
+
 def eagerly(function):
     # Not where tensors are without values, as when Keras finds the shapes of outputs.
     if keras.ops.zeros(()).device.type != "meta":

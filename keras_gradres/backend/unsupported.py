@@ -11,7 +11,17 @@ def _refuse(*args, **kwargs):
     )
 
 
-vjp = value_and_grad = all_finite = _refuse
+value_and_grad = all_finite = _refuse
+
+
+def vjp(function, tensors, layer, *, second_order=False):
+    name = getattr(layer, "name", None) or type(layer).__name__
+    raise NotImplementedError(
+        f"The Keras backend '{keras.backend.backend()}' cannot differentiate, and the "
+        f"layer '{name}' (of type {type(layer).__name__}) in the branch of a gradient "
+        "residual has no pullback rule. Register one, or set the environment variable "
+        "`KERAS_BACKEND` to 'jax', 'tensorflow' or 'torch' before Keras is imported."
+    )
 
 
 def gradient_hook(x, backward, *operands):
@@ -25,6 +35,10 @@ def uncompiled(function):
 
 def parts(variable):
     return [variable]
+
+
+def tracer():
+    return None
 
 
 def eagerly(function):

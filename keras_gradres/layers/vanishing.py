@@ -2,9 +2,9 @@
 
     |J^T 1| <= threshold |J^T c|        for a random cotangent c, at a random input
 
-Vectors alone are at 1, as those of normalizations are when training begins, and matrices
-random. So the outcome is that of the structure: it depends neither on what the weights
-are now nor on the data, and the state of the branch stays as it is.
+Vectors alone are at 1, as those of normalizations are when training begins, and
+matrices random. So the outcome is that of the structure: it depends neither on what the
+weights are now nor on the data, and the state of the branch stays as it is.
 
 Usage:
 
@@ -67,11 +67,11 @@ def measure(
     if q == 0 or p > max(1e-4, 16 * spacing(dtype)) * q:
         return None
     return (
-        "The gradient of `branch` is zero whatever its input is: the sum of its outputs "
-        f"does not depend on it (measured: {p:.0e}, against {q:.0e} for a sum with "
-        "random weights). Something in it, such as a normalization, takes out what all "
-        f"entries have in common: one of {_names(graph)}. Put an activation after it, or "
-        "take it out. Or use a `residual` without gradient."
+        "The gradient of `branch` is zero whatever its input is: the sum of its "
+        f"outputs does not depend on it (measured: {p:.0e}, and {q:.0e} with random weights). "
+        "Something in it, such as a normalization, takes out what all entries have in "
+        f"common: one of {_names(graph)}. Put an activation after it, or take it out. "
+        "Or use a `residual` without gradient."
     )
 
 

@@ -1,11 +1,11 @@
 """The derivative of a branch as an ordinary computation, layer by layer.
 
-The gradient of the sum of a branch's outputs is p = J_1^T J_2^T ... J_n^T 1. Each factor
-is a *pullback*: the function from the cotangent of a layer's output to the cotangent of
-its input. A *rule* for a kind of layer writes it with `keras.ops`, so that nothing is
-differentiated inside the forward pass: the layer is called once, as in any model, and
-what comes out exports and compiles as any model does. What has no rule is differentiated
-automatically, that layer alone.
+The gradient of the sum of a branch's outputs is p = J_1^T J_2^T ... J_n^T 1. Each
+factor is a *pullback*: the function from the cotangent of a layer's output to the
+cotangent of its input. A *rule* for a kind of layer writes it with `keras.ops`, so that
+nothing is differentiated inside the forward pass: the layer is called once, as in any
+model, and what comes out exports and compiles as any model does. What has no rule is
+differentiated automatically, that layer alone.
 
 A rule of one's own:
 

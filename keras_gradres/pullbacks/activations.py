@@ -20,6 +20,7 @@ from keras_gradres.pullbacks.rule import (
 )
 
 NOWHERE: Axes = frozenset()
+_ROOT = math.sqrt(2 * math.pi)
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
 
@@ -46,8 +47,14 @@ def exponential_linear(alpha):
 
 
 def _gelu(u):
-    density = ops.exp(-ops.square(u) / 2) / math.sqrt(2 * math.pi)
-    return (1 + ops.erf(u / math.sqrt(2))) / 2 + u * density
+    # Phi(u) + u phi(u), with Phi = gelu(u) / u, and near 0 its series: the error
+    # function itself does not convert to LiteRT.
+    density = ops.exp(-ops.square(u) / 2) / _ROOT
+    near, square = ops.abs(u) < 0.1, ops.square(u)
+    series = 0.5 + u * (1 - square / 6 + ops.square(square) / 40) / _ROOT
+    away = ops.where(near, ops.ones_like(u), u)
+    distribution = ops.where(near, series, activations.gelu(away) / away)
+    return distribution + u * density
 
 
 def _silu(u):

@@ -5,8 +5,8 @@ For y[o] = sum_t x[s o - l + t] w[t], with stride s and l zeros padded before x:
     (J^T c)[i] = sum over o, t with s o - l + t = i of c[o] w[t]
 
 With stride 1 this is the convolution of c with the kernel flipped and its in and out
-channels exchanged. With i + l = s a + r, a stride s makes it s convolutions of stride 1,
-one for each r, whose kernels are the taps r, r + s, r + 2 s, ...: they are computed as
+channels exchanged. With i + l = s a + r, a stride s makes it s convolutions of stride
+1, one for each r, whose kernels are the taps r, r + s, r + 2 s, ...: they are computed as
 one, with s times as many channels, which are then interleaved.
 
 (Not `ops.conv_transpose`, which takes longer on PyTorch, and which OpenVINO's converter
@@ -47,7 +47,9 @@ def convolution_pullback(x, kernel, strides, padding, dilation, data_format, dep
     ]
     strided = max(strides) > 1
     kernel = _fill(kernel, window, taps, strides) if strided else kernel
-    symmetric = not strided and all(2 * b == e - 1 for b, e in zip(before, extents))
+    symmetric = not strided and all(
+        2 * b == e - 1 for b, e in zip(before, extents, strict=True)
+    )
     options = {
         "strides": 1,
         "padding": "same" if symmetric else "valid",
@@ -127,6 +129,8 @@ def _phases(kernel, taps, strides, depthwise, channels):
         # (*window, in / groups, out) -> (*window, out / groups, groups, in / groups)
         inside, out = kernel.shape[-2:]
         groups = channels // inside
+        if groups == 1 and max(strides) == 1:
+            return _flipped(_moved(kernel, rank, (1, 0)), rank)
         kernel = ops.reshape(kernel, (*kernel.shape[:-1], groups, out // groups))
         kernel = _moved(kernel, rank, (2, 1, 0))
     if max(strides) > 1:
@@ -146,7 +150,10 @@ def _phases(kernel, taps, strides, depthwise, channels):
         shape = (*shape[:rank], channels, phases)
     else:
         shape = (*shape[:rank], shape[rank], channels * phases)
-    kernel = ops.reshape(kernel, shape)
+    return _flipped(ops.reshape(kernel, shape), rank)
+
+
+def _flipped(kernel, rank):
     for axis in range(rank):  # One at a time: two at once do not convert to OpenVINO.
         kernel = ops.flip(kernel, axis)
     return kernel
@@ -265,9 +272,9 @@ def _separable(call, x):
     layer = call.layer
 
     def linear(x):
-        kernels = (layer.depthwise_kernel, layer.pointwise_kernel)
-        kernels = map(call.cast, kernels)
-        return with_bias(call, ops.separable_conv(x, *kernels, **_options(layer)))
+        kernels = [layer.depthwise_kernel, layer.pointwise_kernel]
+        u = ops.separable_conv(x, *map(call.cast, kernels), **_options(layer))
+        return with_bias(call, u)
 
     y, pullbacks = activated(call, x, linear)
     depthwise = convolution_pullback(

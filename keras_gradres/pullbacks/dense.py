@@ -51,8 +51,13 @@ def einsum_linear(call, x):
 def einsum_pullback(call, rank):
     """C -> J^T c of an `EinsumDense` without activation, for inputs of `rank` axes."""
     inputs, kernel, outputs = _subscripts(call.layer.equation, rank)
-    weight = call.weight(call.layer.kernel)
-    equation = f"{outputs},{kernel}->{inputs}"
+    # What is summed first, in the order of the outputs, as converters want it.
+    order = [n for n in outputs if n in kernel and n not in inputs]
+    order += [n for n in kernel if n not in order]
+    weight = ops.transpose(
+        call.weight(call.layer.kernel), [kernel.index(n) for n in order]
+    )
+    equation = f"{outputs},{''.join(order)}->{inputs}"
     return lambda c: ops.einsum(equation, c, weight)
 
 

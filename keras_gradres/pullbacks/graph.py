@@ -212,10 +212,15 @@ def is_sequential(layer: Any) -> bool:
     )
 
 
+def _is_simple(node):
+    """Whether it is given one tensor: most are, and it is felt in an eager step."""
+    return not node.kwargs and len(node.args) == 1 and isinstance(node.args[0], Slot)
+
+
 def _tensors(node, values):
     """The arguments of a call, with tensors in the place of slots."""
-    if not node.kwargs and len(node.args) == 1 and isinstance(node.args[0], Slot):
-        return (values[node.args[0]],), {}  # Felt in an eager step.
+    if _is_simple(node):
+        return (values[node.args[0]],), {}
 
     def value_of(value):
         return values[value] if isinstance(value, Slot) else value
@@ -225,8 +230,11 @@ def _tensors(node, values):
 
 def _float_slots(node, args, kwargs):
     """The slots and ranks of the floating-point tensors that the call is given."""
-    given = keras.tree.flatten((node.args, node.kwargs))
-    values = keras.tree.flatten((args, kwargs))
+    if _is_simple(node):
+        given, values = node.args, args
+    else:
+        given = keras.tree.flatten((node.args, node.kwargs))
+        values = keras.tree.flatten((args, kwargs))
     return [
         (slot, len(value.shape))
         for slot, value in zip(given, values, strict=True)

@@ -1,12 +1,13 @@
-"""Normalizations: y = gamma xhat + beta with xhat = r (x - mean), r = 1 / sqrt(var + e).
+"""Normalizations: y = gamma xhat + beta with xhat = r (x - mean), r = 1 / sqrt(var +
+e).
 
     by statistics of x:  c -> r (gamma c - mean(gamma c) - xhat mean(gamma c xhat))
     by moving ones:      c -> r gamma c
     RMSNormalization:    c -> r (gamma c - xhat mean(gamma c xhat)),  xhat = r x
     UnitNormalization:   c -> (c - y <c, y>) / |x|
 
-The means are those over the axes along which the layer normalizes. In half precision the
-layers compute in float32, and so do the pullbacks.
+The means are those over the axes along which the layer normalizes. In half precision
+the layers compute in float32, and so do the pullbacks.
 """
 
 import keras

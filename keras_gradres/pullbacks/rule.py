@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_gradres import backend
+from keras_gradres import backend, exports
 
 Axes = frozenset[int]
 
@@ -22,7 +22,8 @@ _OPERATION_RULES: dict[str, Callable] = {}
 class Pullback:
     """The function from the cotangent of an output to that of an input, and its facts.
 
-    A rule may return a plain function instead. The facts say when a gradient vanishes by
+    A rule may return a plain function instead. The facts say when a gradient vanishes
+    by
     structure: a normalization gives none to a sum that is constant along its axes.
 
     Attributes:
@@ -35,7 +36,8 @@ class Pullback:
         active: Whether it normalizes by what it is given in this call. `False` for a
             BatchNormalization in inference.
         before: What is normalized, a tensor; given with `normalizes`.
-        automatic: The name of the layer that is differentiated automatically, or `None`.
+        automatic: The name of the layer that is differentiated automatically, or
+            `None`.
     """
 
     function: Callable
@@ -107,19 +109,19 @@ def register(*kinds: type) -> Callable:
     A rule is called as `rule(call, *args, **kwargs)`, with a `Call` and what the layer
     is given in the branch. It must
 
-    - call the layer exactly once, as `call(*args, **kwargs)`, so that its state, losses,
-      masks and seeds are as in any model;
+    - call the layer exactly once, as `call(*args, **kwargs)`, so that its state,
+      losses, masks and seeds are as in any model;
     - return the output and the pullback: a function from the cotangent of the output to
       that of the input, made of `keras.ops`. Layers with several floating-point inputs
-      return a list. A `Pullback` can be returned in the place of the function, and a list
-      of them, the one of the output first, for a layer of several steps;
+      return a list. A `Pullback` can be returned in the place of the function, and a
+      list of them, the one of the output first, for a layer of several steps;
     - take what the pullback uses of the forward pass through `call.saved` (tensors) and
       `call.weight` (weights).
 
-    A cotangent has the shape of the output, or 1 in the place of the batch size where it
-    is the same for all samples; what the rule returns has to broadcast to the shape of
-    the input likewise. Keeping the 1 where it may be kept is what makes a tail of affine
-    layers cheap.
+    A cotangent has the shape of the output, or 1 in the place of the batch size where
+    it is the same for all samples; what the rule returns has to broadcast to the shape
+    of the input likewise. Keeping the 1 where it may be kept is what makes a tail of
+    affine layers cheap.
 
     Rules hold for exactly these classes: a subclass may compute something else.
 
@@ -195,16 +197,17 @@ def pull(call: Call, args: Sequence, kwargs: dict) -> tuple[Any, list[Pullback]]
     """Calls the layer of `call`; returns its output and its pullbacks, last first."""
     rule = find(call.layer)
     if rule is None:
-        output, pullbacks = differentiate(call, args, kwargs)
-    else:
-        output, pullbacks = rule(call, *args, **kwargs)
-    if not isinstance(pullbacks, (list, tuple)):
-        pullbacks = [pullbacks]
+        output, pullback = differentiate(call, args, kwargs)
+        return output, [pullback]
+    output, found = rule(call, *args, **kwargs)
+    pullbacks = found if isinstance(found, (list, tuple)) else [found]
     return output, [p if isinstance(p, Pullback) else Pullback(p) for p in pullbacks]
 
 
 def differentiate(call: Call, args: Sequence, kwargs: dict) -> tuple[Any, Pullback]:
     """The layer of `call` and its pullback, by automatic differentiation."""
+    name = getattr(call.layer, "name", None) or type(call.layer).__name__
+    exports.check(name, type(call.layer))
     flat = keras.tree.flatten((args, kwargs))
     floats = [value for value in flat if is_float_tensor(value)]
     # A tensor that is given twice is one input.
@@ -241,11 +244,10 @@ def differentiate(call: Call, args: Sequence, kwargs: dict) -> tuple[Any, Pullba
     ]
 
     def by_input(c):
-        cotangents = c if isinstance(c, list) else [c]
-        cotangents = dict(zip(map(id, tensors), pullback(cotangents), strict=True))
-        return [cotangents.pop(id(value), None) for value in floats]
+        found = pullback(c if isinstance(c, list) else [c])
+        by_tensor = dict(zip(map(id, tensors), found, strict=True))
+        return [by_tensor.pop(id(value), None) for value in floats]
 
-    name = getattr(call.layer, "name", None) or type(call.layer).__name__
     return (
         keras.tree.pack_sequence_as(structure[-1], outputs),
         Pullback(by_input, automatic=name),

@@ -4,9 +4,9 @@
     for each pullback, last first:
         c[inputs] += pullback(c[output])
 
-Where paths join, their cotangents add up. Along with a cotangent goes what the structure
-says of it: the axes along which it is constant. A normalization gives no gradient to a
-sum that is constant along its axes: what comes out is rounding noise. So
+Where paths join, their cotangents add up. Along with a cotangent goes what the
+structure says of it: the axes along which it is constant. A normalization gives no
+gradient to a sum that is constant along its axes: what comes out is rounding noise. So
 
 - where that is the sum of the branch's outputs itself, the sum is taken of what goes
   into the normalization;
@@ -110,8 +110,8 @@ class Run:
     def gradient(self, seed: Callable | None = None) -> Any:
         """P = J^T 1, the gradient of the sum of the outputs, of the shape of x.
 
-        Masked outputs are left out of the sum. Where the branch ends in a normalization,
-        it is the sum of what goes into it.
+        Masked outputs are left out of the sum. Where the branch ends in a
+        normalization, it is the sum of what goes into it.
 
         Args:
             seed: From a tensor to the cotangent there, for another one than 1.
@@ -165,7 +165,7 @@ class Run:
             if not _keeps_sum(step):
                 return []
             found = [before_normalization(slot) for slot in step.inputs]
-            return sum(found, []) if all(found) else []
+            return [pair for pairs in found for pair in pairs] if all(found) else []
 
         found = before_normalization(self._output_slot)
         return found or [(self._output_slot, self.output)]
@@ -240,9 +240,9 @@ def _keeps_sum(step):
 
 def _lost(step, given, constant):
     pullback = step.pullback
-    if pullback.normalizes is not None and pullback.active:
-        if pullback.normalizes <= constant:
-            return (step.layer,)
+    normalizes = pullback.normalizes if pullback.active else None
+    if normalizes is not None and normalizes <= constant:
+        return (step.layer,)
     lost = [c.lost for c in given]
     return sum(lost, ()) if all(lost) else ()
 
