@@ -122,25 +122,47 @@ class GradientResidual(keras.Layer):
         activation: Callable | str | dict | None = None,
         **kwargs: Any,
     ) -> None:
-        # The layers of the branch have dtypes of their own; the inputs are cast in
-        `call`. super().__init__(autocast=False, **kwargs) if residual not in RESIDUALS:
-        raise ValueError( f"`residual` must be one of {tuple(RESIDUALS)}. " f"Received:
-        residual={residual}" ) if epsilon is not None and not _SMALLEST_NORMAL <=
-        epsilon < math.inf: raise ValueError( "`epsilon` must be a positive number, not
-        below the smallest normal " f"float32 ({_SMALLEST_NORMAL}). Received:
-        epsilon={epsilon}" ) if shortcut is not None and not isinstance(shortcut,
-        keras.Layer): raise TypeError( f"`shortcut` must be a Keras layer. Received:
-        shortcut={shortcut} " f"(of type {type(shortcut)})" ) if shortcut is not None
-        and residual == "none": raise ValueError( "`shortcut` cannot be used with
-        residual='none', which has no skip. " f"Received: shortcut={shortcut}" )
-        self.branch: Any = ( None if branch is MADE_IN_BUILD else
-        arguments.as_layer(branch) ) self.residual = residual self.alpha_initializer =
-        arguments.as_initializer(alpha) self.alpha: Any = None self.gamma: Any = None
-        self.scale: Any = None self.trainable_alpha = trainable_alpha self.normalize =
-        normalize self.axis = arguments.standardize_axis(axis) self.epsilon = epsilon
-        self.second_order = second_order self.shortcut = shortcut self.activation =
-        activations.get(activation) self.supports_masking = True self._kind =
-        RESIDUALS[residual] self._graph: Any = None self._shortcut_graph: Any = None
+        # The layers of the branch have dtypes of their own; `call` casts the inputs.
+        super().__init__(autocast=False, **kwargs)
+        if residual not in RESIDUALS:
+            raise ValueError(
+                f"`residual` must be one of {tuple(RESIDUALS)}. "
+                f"Received: residual={residual}"
+            )
+        if epsilon is not None and not _SMALLEST_NORMAL <= epsilon < math.inf:
+            raise ValueError(
+                "`epsilon` must be a positive number, not below the smallest normal "
+                f"float32 ({_SMALLEST_NORMAL}). Received: epsilon={epsilon}"
+            )
+        if shortcut is not None and not isinstance(shortcut, keras.Layer):
+            raise TypeError(
+                f"`shortcut` must be a Keras layer. Received: shortcut={shortcut} "
+                f"(of type {type(shortcut)})"
+            )
+        if shortcut is not None and residual == "none":
+            raise ValueError(
+                "`shortcut` cannot be used with residual='none', which has no skip. "
+                f"Received: shortcut={shortcut}"
+            )
+        self.branch: Any = (
+            None if branch is MADE_IN_BUILD else arguments.as_layer(branch)
+        )
+        self.residual = residual
+        self.alpha_initializer = arguments.as_initializer(alpha)
+        self.alpha: Any = None
+        self.gamma: Any = None
+        self.scale: Any = None
+        self.trainable_alpha = trainable_alpha
+        self.normalize = normalize
+        self.axis = arguments.standardize_axis(axis)
+        self.epsilon = epsilon
+        self.second_order = second_order
+        self.shortcut = shortcut
+        self.activation = activations.get(activation)
+        self.supports_masking = True
+        self._kind = RESIDUALS[residual]
+        self._graph: Any = None
+        self._shortcut_graph: Any = None
         self._measured = _Measured()
 
     def build(self, input_shape):

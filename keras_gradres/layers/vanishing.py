@@ -68,7 +68,8 @@ def measure(
         return None
     return (
         "The gradient of `branch` is zero whatever its input is: the sum of its "
-        f"outputs does not depend on it (measured: {p:.0e}, and {q:.0e} with random weights). "
+        f"outputs does not depend on it (measured: {p:.0e}, and {q:.0e} with random "
+        "weights). "
         "Something in it, such as a normalization, takes out what all entries have in "
         f"common: one of {_names(graph)}. Put an activation after it, or take it out. "
         "Or use a `residual` without gradient."

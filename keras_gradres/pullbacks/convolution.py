@@ -6,8 +6,8 @@ For y[o] = sum_t x[s o - l + t] w[t], with stride s and l zeros padded before x:
 
 With stride 1 this is the convolution of c with the kernel flipped and its in and out
 channels exchanged. With i + l = s a + r, a stride s makes it s convolutions of stride
-1, one for each r, whose kernels are the taps r, r + s, r + 2 s, ...: they are computed as
-one, with s times as many channels, which are then interleaved.
+1, one for each r, whose kernels are the taps r, r + s, r + 2 s, ...: they are computed
+as one, with s times as many channels, which are then interleaved.
 
 (Not `ops.conv_transpose`, which takes longer on PyTorch, and which OpenVINO's converter
 gets wrong.)

@@ -39,15 +39,19 @@ def _average(call, x):
 
 
 def _by_channel(x, window, options):
-    """As above with each channel as a sample, where there is no depthwise
-    convolution.""" strides, padding, dilation, data_format = options shape, rank =
-    ops.shape(x), len(window) last = data_format == "channels_last" order = [0, rank +
-    1, *range(1, rank + 1)] if last else [*range(rank + 2)] back = [order.index(a) for a
-    in range(rank + 2)] spatial = shape[1:-1] if last else shape[2:] channels =
-    x.shape[-1 if last else 1] single = ops.reshape(ops.transpose(x, order), (-1,
-    *spatial, 1)) ones = ops.ones((*window, 1, 1), dtype=x.dtype) spread =
-    convolution_pullback( single, ones, strides, padding, dilation, "channels_last",
-    depthwise=False )
+    """As above with channels as samples: no convolution is depthwise in 3D."""
+    strides, padding, dilation, data_format = options
+    shape, rank = ops.shape(x), len(window)
+    last = data_format == "channels_last"
+    order = [0, rank + 1, *range(1, rank + 1)] if last else [*range(rank + 2)]
+    back = [order.index(a) for a in range(rank + 2)]
+    spatial = shape[1:-1] if last else shape[2:]
+    channels = x.shape[-1 if last else 1]
+    single = ops.reshape(ops.transpose(x, order), (-1, *spatial, 1))
+    ones = ops.ones((*window, 1, 1), dtype=x.dtype)
+    spread = convolution_pullback(
+        single, ones, strides, padding, dilation, "channels_last", depthwise=False
+    )
 
     def function(c):
         c = ops.transpose(c, order)

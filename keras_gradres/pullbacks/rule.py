@@ -23,8 +23,7 @@ class Pullback:
     """The function from the cotangent of an output to that of an input, and its facts.
 
     A rule may return a plain function instead. The facts say when a gradient vanishes
-    by
-    structure: a normalization gives none to a sum that is constant along its axes.
+    by structure: a normalization gives none to a sum that is constant along its axes.
 
     Attributes:
         function: Takes the cotangent of the output and returns that of the input, or a
