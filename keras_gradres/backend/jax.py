@@ -75,7 +75,9 @@ def vjp(function, tensors, layer, *, second_order=False):
 
     def pullback(cotangents):
         cotangents = [
-            jnp.zeros_like(y) if c is None else jnp.broadcast_to(c, y.shape)
+            jnp.zeros_like(y)
+            if c is None
+            else jnp.broadcast_to(c, y.shape).astype(y.dtype)
             for c, y in zip(cotangents, outputs, strict=True)
         ]
         found = transposed(cotangents)

@@ -57,6 +57,8 @@ def measure(
         p, q = backend.eagerly(lengths)
     except VanishingGradientError as error:
         return str(error)
+    except NotImplementedError:
+        raise  # The backend cannot differentiate, or the model is being exported.
     except Exception as error:
         warnings.warn(
             "It could not be measured whether the gradient of a branch vanishes, since "
