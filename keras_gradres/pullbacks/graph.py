@@ -190,8 +190,10 @@ class Spec(keras.Operation):
 
 @functools.cache
 def _functional_call():
-    x = keras.Input((1,))
-    return type(keras.Model(x, x)).call
+    # With names, so that none are taken from the layers of others.
+    x = keras.Input((1,), name="x")
+    y = keras.layers.Identity(name="y")(x)
+    return type(keras.Model(x, y, name="functional")).call
 
 
 def is_functional(layer: Any) -> bool:
