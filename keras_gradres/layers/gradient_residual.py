@@ -48,17 +48,23 @@ class GradientResidual(keras.Layer):
     | `"gradient"`  | `g`                                                        |
     | `"additive"`  | `x + g`                                                    |
     | `"magnitude"` | the norm of `p` over `axis`, the same for all its entries  |
+    | `"gain"`      | `x + gamma g`, `gamma` trained, one entry for each feature  |
     | `"identity"`  | `x`                                                        |
     | `"scaled"`    | `scale * x`, with a trainable scalar that starts at 1      |
     | `"none"`      | nothing                                                    |
 
+    `"gain"` is ours: `gamma` starts at zero, so that the layer starts exactly as an
+    identity residual.
+
+    The gradient is an ordinary computation: each layer of the branch is called once,
+    and its pullback, the function from the cotangent of its output to that of its
+    input, is written with `keras.ops` (`keras_gradres.pullbacks`). A layer for which
+    there is no rule is differentiated automatically, that layer alone; `parts` shows
+    which layers those are.
+
     Where the branch ends in a normalization or a softmax, `p` is taken of the sum of
-    the outputs *before* it, because the sum after it does not depend on the input.
-    Trailing layers that are affine (convolutions and dense layers without activation,
-    average pooling, reshapes) are differentiated once, at batch size 1. Neither
-    changes the numbers beyond rounding; `parts` shows what was found. Both see the
-    layers of a list, of a `Sequential` and of a functional model, not what is inside
-    a layer or model of your own.
+    what goes into it, because the sum of what comes out does not depend on the input.
+    Where the gradient of the branch would vanish otherwise, the layer raises.
 
     Args:
         branch: The branch F: a layer, a list of layers, or a model with one input and
@@ -73,9 +79,15 @@ class GradientResidual(keras.Layer):
         axis: The axis or axes of the norm, the batch not among them; `None` stands for
             all axes but the batch. It should be the feature axis: the default -1, or 1
             for `"channels_first"` data.
-        epsilon: Norms below it are not brought to 1.
+        epsilon: Norms below it are not brought to 1. By default some tens of the
+            units in which the compute dtype rounds, 7.6e-6 in float32, so that the
+            rounding noise of a gradient that is zero stays small.
         second_order: Whether gradients flow through `p`, so that the gradient term
-            itself trains the branch. Costs about one more backward pass.
+            itself trains the branch. With smooth activations the gain is only there.
+            If `False`, `p` is a constant for every derivative: that of the loss by the
+            weights, and also that of the output by the input, which then leaves out
+            the term of `p`. Who differentiates a network by its input, as in a
+            differential equation, needs `True`.
         shortcut: A layer S applied to the skip, needed where the branch changes the
             shape.
         activation: Activation function applied to the sum.
@@ -97,6 +109,7 @@ class GradientResidual(keras.Layer):
     Attributes:
         branch: The branch as one layer; a list has become a `keras.Sequential`.
         alpha: The trainable variable (`"convex"` only, after `build`).
+        gamma: The trainable variable (`"gain"` only, after `build`).
         scale: The trainable variable (`"scaled"` only, after `build`).
 
     Example:
