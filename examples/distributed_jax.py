@@ -15,7 +15,7 @@ from spirals import make_data, make_model, report
 from keras_gradres.optimizers import GAL
 
 if __name__ == "__main__":
-    parallel = keras.distribution.DataParallel(keras.distribution.list_devices())
+    parallel = keras.distribution.DataParallel()
     keras.distribution.set_distribution(parallel)
     model = make_model()
     gal = GAL(keras.optimizers.SGD(0.1, momentum=0.9), alpha=1e-3, seed=0)
