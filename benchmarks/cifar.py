@@ -105,7 +105,7 @@ def train(run, bar, parts):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     callbacks = []
     if gal:
-        optimizer = GAL(optimizer, seed=run["seed"])
+        optimizer = GAL(optimizer, seed=run["seed"], skip=False)
         loss = optimizer.loss(loss)
         callbacks = [Diagnostics()]
     model.compile(optimizer, loss, metrics=["accuracy"])

@@ -87,7 +87,9 @@ def train(runs, bar):
         optimizer, adjusted = OPTIMIZERS[run["optimizer"]](), loss
         if arguments is not None:
             shapes = [(None, 2)]
-            optimizer = GAL(optimizer, seed=seed, output_shapes=shapes, **arguments)
+            optimizer = GAL(
+                optimizer, seed=seed, output_shapes=shapes, skip=False, **arguments
+            )
             adjusted = optimizer.loss(loss)
         model.compile(optimizer, adjusted)
         return model

@@ -87,7 +87,7 @@ def serve(network, variant):
         )
 
     if variant == "gal":
-        gal = GAL(optimizer)
+        gal = GAL(optimizer, skip=False)
         model.compile(gal, gal.loss(loss))
     else:
         model.compile(optimizer, loss)

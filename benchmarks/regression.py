@@ -96,6 +96,7 @@ def train(runs, bar, study):
             optimizer = GAL(
                 optimizer,
                 hidden_units=adjusting,
+                skip=False,
                 seed=seed,
                 output_shapes=[(None, 1)],
                 **arguments,

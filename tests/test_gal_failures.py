@@ -6,6 +6,7 @@ import pytest
 from helpers import Assign, Table
 from keras import layers, ops
 
+from keras_gradres.losses import AdjustedLoss
 from keras_gradres.optimizers import GAL, Lookahead
 
 X = np.zeros((2, 1), "float32")
@@ -16,7 +17,9 @@ Y = np.array([[0.0, 1.0], [1.0, 1.0]], "float32")
 def _train(gal, loss="mse", z=Z, y=Y, **arguments):
     """A model after a step, with a loss of its GAL."""
     model = Table(z)
-    model.compile(gal, gal.loss(loss) if isinstance(gal, GAL) else loss, **arguments)
+    if isinstance(gal, GAL) and not isinstance(loss, AdjustedLoss):
+        loss = gal.loss(loss)
+    model.compile(gal, loss, **arguments)
     model.train_on_batch(X, y)
     return model
 
@@ -100,14 +103,14 @@ def test_step_without_scale_loss():
 
 @pytest.mark.parametrize("by", ["hand", "policy"])
 def test_loss_scale_optimizer_around_gal(by):
-    gal = GAL("sgd")
+    gal = optimizer = GAL("sgd")
     if by == "hand":
-        gal = keras.optimizers.LossScaleOptimizer(gal)
+        optimizer = keras.optimizers.LossScaleOptimizer(gal)
     else:
         keras.config.set_dtype_policy("mixed_float16")
     try:
         with pytest.raises(RuntimeError, match="auto_scale_loss=False"):
-            _train(gal)
+            _train(optimizer, gal.loss("mse"))
     finally:
         keras.config.set_dtype_policy("float32")
 

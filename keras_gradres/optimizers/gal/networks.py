@@ -250,12 +250,3 @@ def without_shapes(store: Any) -> tuple[dict, list[tuple]]:
         sizes = np.array(values.pop(key)).tolist()
         shapes.append(tuple(None if size < 0 else size for size in sizes))
     return values, shapes
-
-
-def can_make_variables() -> bool:
-    """Whether this is not inside a step that is given all state."""
-    try:
-        keras.Variable(0.0)
-    except ValueError:  # Keras forbids it inside a stateless scope.
-        return False
-    return True

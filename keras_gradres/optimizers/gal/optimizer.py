@@ -26,12 +26,8 @@ from keras_gradres import backend
 from keras_gradres.optimizers.gal import arguments
 from keras_gradres.optimizers.gal.algorithm import Settings
 from keras_gradres.optimizers.gal.loss import Calls, adjusted
-from keras_gradres.optimizers.gal.networks import (
-    Networks,
-    can_make_variables,
-    without_shapes,
-)
-from keras_gradres.optimizers.gal.step import Step, no_loss, no_shapes, not_adjusted
+from keras_gradres.optimizers.gal.networks import Networks, without_shapes
+from keras_gradres.optimizers.gal.step import Step, check_state, no_loss, not_adjusted
 from keras_gradres.optimizers.gal.twin import twin
 from keras_gradres.optimizers.wrapper import WrapperOptimizer
 
@@ -229,8 +225,7 @@ class GAL(WrapperOptimizer):
         if not any(call.is_pending() for call in calls):
             raise no_loss()
         if not self.networks:
-            if not can_make_variables():
-                raise no_shapes(calls)
+            check_state(calls)
             self._build_networks(self.output_shapes or [c.shape for c in calls])
         # Read here: inside the hooks, variables are not to be had on each backend.
         rate = self.inner_optimizer.learning_rate

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from keras import backend as keras_backend
+import keras
 from keras import ops
 
 from keras_gradres import backend
@@ -58,12 +58,12 @@ class Step:
         gradient: Any,
     ) -> Any:
         """The hook at z: Algorithm 1, in float32 at least."""
-        dtype = keras_backend.result_type(z.dtype, "float32")
+        dtype = keras.backend.result_type(z.dtype, "float32")
         tensors = (z, losses, weights, gradient)
         z, losses, weights, gradient = (
             # A cast of what is of this type takes time in an eager step.
             t
-            if keras_backend.standardize_dtype(t.dtype) == dtype
+            if keras.backend.standardize_dtype(t.dtype) == dtype
             else ops.cast(t, dtype)
             for t in tensors
         )
@@ -127,9 +127,13 @@ def no_loss() -> ValueError:
     )
 
 
-def no_shapes(calls: list[Call]) -> ValueError:
-    return ValueError(
-        "GAL has no networks, and cannot make them inside a stateless step. Give "
-        f"`output_shapes={[(None, *call.shape[1:]) for call in calls]}`, and in a loop "
-        "of your own call `gal.build(model.trainable_variables)` before it."
-    )
+def check_state(calls: list[Call]) -> None:
+    """Raises where networks cannot be made: inside a step that is given all state."""
+    try:
+        keras.Variable(0.0)
+    except ValueError as error:  # Keras forbids it inside a stateless scope.
+        raise ValueError(
+            "GAL has no networks, and cannot make them inside a stateless step. Give "
+            f"`output_shapes={[(None, *call.shape[1:]) for call in calls]}`, and in a "
+            "loop of your own call `gal.build(model.trainable_variables)` before it."
+        ) from error
