@@ -21,8 +21,11 @@ KEEP_MEMORY = {
 }
 
 
-def parse(description, rounds, checked):
-    """The options of a benchmark; sets the backend that is asked for."""
+def parse(description, rounds, checked, flags=None):
+    """The options of a benchmark; sets the backend that is asked for.
+
+    `flags` are those of its own: their names, and what they do.
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -31,6 +34,8 @@ def parse(description, rounds, checked):
     parser.add_argument(
         "--check", action="store_true", help=f"exit with 1 if {checked}"
     )
+    for name, text in (flags or {}).items():
+        parser.add_argument(name, action="store_true", help=text)
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.backend:
