@@ -9,15 +9,15 @@ connections only:
     second              second order, in closed form
     second, automatic   second order, differentiated automatically
 
-for the block stack of EDSR (16 patches of 48 x 48, 64 channels, 4 blocks, ReLU) and for a
-stack of dense blocks (1,024 rows of 256, 4 blocks, GELU). They run in turn, in rounds,
-each in a process of its own, and the ratios are medians of the ratios within a round, so
-that a machine whose speed drifts does not matter.
+for the block stack of EDSR (16 patches of 48 x 48, 64 channels, 4 blocks, ReLU) and
+for a stack of dense blocks (1,024 rows of 256, 4 blocks, GELU). They run in turn, in
+rounds, each in a process of its own, and the ratios are medians of the ratios within a
+round, so that a machine whose speed drifts does not matter.
 
 The floor is a count of convolutions. A block of two takes two for its outputs, two for
-the gradients of its kernels and two for those of its inputs. The gradient term takes one
-more, 7/6 for a training step and 3/2 for inference; through it second order takes two
-more, 9/6.
+the gradients of its kernels and two for those of its inputs. The gradient term takes
+one more, 7/6 for a training step and 3/2 for inference; through it second order takes
+two more, 9/6.
 
     python -m benchmarks.step_cost --backend jax
     python -m benchmarks.step_cost --backend torch --check

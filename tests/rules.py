@@ -219,6 +219,40 @@ CASES = {
 }
 
 
+ONE_OF_EACH_FAMILY = (
+    *("dense", "dense gelu", "einsum", "conv same 3", "conv strided 2"),
+    *("depthwise same 3", "separable valid 3", "transposed same", "silu", "softmax"),
+    *("batch norm", "layer norm", "group norm", "rms norm", "average pooling"),
+    *("attention", "Multiply", "concatenate", "operations"),
+)
+WITHOUT_RULE = {
+    # Recurrent, and other layers of layers.
+    *("Bidirectional", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D", "GRU", "GRUCell"),
+    *("LSTM", "LSTMCell", "RNN", "SimpleRNN", "SimpleRNNCell", "StackedRNNCells"),
+    *("SpectralNormalization", "TimeDistributed", "Wrapper", "Pipeline"),
+    # Attention without public parts, and products of two inputs.
+    *("AdditiveAttention", "Attention", "GroupedQueryAttention", "Dot"),
+    *("Maximum", "Minimum"),
+    *(f"Adaptive{kind}Pooling{n}D" for kind in ("Average", "Max") for n in (1, 2, 3)),
+    # Code of other frameworks and of users.
+    *("FlaxLayer", "JaxLayer", "Lambda", "Layer", "TFSMLayer", "TorchModuleWrapper"),
+    # Of integers and strings, or with nothing to differentiate.
+    *("CategoryEncoding", "Discretization", "Embedding", "HashedCrossing", "Hashing"),
+    *("InputLayer", "IntegerLookup", "StringLookup", "TextVectorization"),
+    *("ReversibleEmbedding", "MaxNumBoundingBoxes"),
+    # Preprocessing.
+    *("AugMix", "AutoContrast", "CenterCrop", "CutMix", "Equalization", "MixUp"),
+    *("ContrastLimitedAdaptiveHistogramEqualization", "MelSpectrogram"),
+    *("RandAugment", "RandomBrightness", "RandomColorDegeneration"),
+    *("RandomColorJitter", "RandomContrast", "RandomCrop", "RandomElasticTransform"),
+    *("RandomErasing", "RandomFlip", "RandomGaussianBlur", "RandomGrayscale"),
+    *("RandomHue", "RandomInvert", "RandomPerspective", "RandomPosterization"),
+    *("RandomRotation", "RandomSaturation", "RandomSharpness", "RandomShear"),
+    *("RandomTranslation", "RandomZoom", "Resizing", "STFTSpectrogram"),
+    "Solarization",
+}
+
+
 def built(name):
     """The layer, with weights of ordinary size, and its input."""
     make, shape = CASES[name]
