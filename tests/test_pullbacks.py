@@ -43,6 +43,7 @@ SECOND_ORDER = [
     for name in rules.CASES
     if keras.backend.backend() != "jax" or name in rules.ONE_OF_EACH_FAMILY
 ]
+WITHOUT_SECOND_DERIVATIVE = (("torch", "hard_sigmoid"), ("tensorflow", "softsign"))
 # TensorFlow has no right second derivative of these to compare with.
 MOMENTS = ("batch norm", "layer norm", "group norm", "instance norm")
 
@@ -83,6 +84,8 @@ def test_gradient_through_the_pullback(name):
         np.testing.assert_array_equal(gradient, 0 * gradient)
     if keras.backend.backend() == "tensorflow" and name.startswith(MOMENTS):
         pytest.skip("TensorFlow's second derivative of the moments is wrong")
+    if (keras.backend.backend(), name) in WITHOUT_SECOND_DERIVATIVE:
+        pytest.skip("the framework has no second derivative of it")
     automatic = frozen_state(
         layer, lambda: vjp(layer, x + 0.0, c, second_order=True, training=True)
     )
@@ -111,10 +114,10 @@ def test_gradient_through_a_normalization_by_differences(name):
 
     (found,) = gradients(product, [x])
     center, values = np.array(x.numpy()), []
-    for step in (1e-2, -1e-2):
+    for step in (2e-3, -2e-3):
         x.assign(center + step * direction)
         values.append(float(NUMPY(product())))
-    slope = (values[0] - values[1]) / 2e-2
+    slope = (values[0] - values[1]) / 4e-3
     size = np.abs(found * direction).sum()
     np.testing.assert_allclose(np.sum(found * direction), slope, atol=2e-3 * size)
 

@@ -165,7 +165,8 @@ def _group_normalization(call, x):
     inner = centered_pullback(wide, None, axes, layer.epsilon)
 
     def function(c):
-        c = ops.broadcast_to(_wide(c) if gamma is None else c * gamma, _like(c, shape))
+        c = _wide(c) if gamma is None else _wide(c) * gamma
+        c = ops.broadcast_to(c, _like(c, shape))
         c = inner(ops.reshape(c, grouped))
         return ops.reshape(c, (-1, *shape[1:]))
 
