@@ -8,7 +8,7 @@ from helpers import frozen_state, gradients, vjp
 from keras import layers, ops
 
 from keras_gradres.layers import GradientResidual
-from keras_gradres.pullbacks import Graph, register, rule
+from keras_gradres.pullbacks import Graph, register, registry
 
 NUMPY = ops.convert_to_numpy
 # Of transposed convolutions, in Keras 3.12.
@@ -184,10 +184,10 @@ def test_layers_without_a_rule():
     for name in dir(layers):
         kind = getattr(layers, name)
         if isinstance(kind, type) and issubclass(kind, keras.Layer):
-            found |= set() if kind in rule._RULES else {kind.__name__}
+            found |= set() if kind in registry._RULES else {kind.__name__}
     assert found - rules.WITHOUT_RULE == set()
     assert not {
-        n for n in rules.WITHOUT_RULE if getattr(layers, n, None) in rule._RULES
+        n for n in rules.WITHOUT_RULE if getattr(layers, n, None) in registry._RULES
     }
 
 

@@ -25,10 +25,7 @@ from keras import activations, initializers, ops
 from keras_gradres import precision
 from keras_gradres.layers import arguments, inner, vanishing
 from keras_gradres.layers.residuals import RESIDUALS, Gradient
-from keras_gradres.pullbacks import Graph, Pullback, register
-from keras_gradres.pullbacks.activations import of_function
-from keras_gradres.pullbacks.walk import VanishingGradientError
-from keras_gradres.traversal import layers_in
+from keras_gradres.pullbacks import Graph
 
 _SMALLEST_NORMAL = 1.1754944e-38
 # The branch of subclasses that make it from the shape of the input.
@@ -173,10 +170,10 @@ class GradientResidual(keras.Layer):
         self.shortcut = shortcut
         self.activation = activations.get(activation)
         self.supports_masking = True
-        self._kind = RESIDUALS[residual]
-        self._graph: Any = None
-        self._shortcut_graph: Any = None
-        self._measured = _Measured()
+        self.kind = RESIDUALS[residual]
+        self.graph: Any = None  # The calls of the branch, once it is built.
+        self.shortcut_graph: Any = None
+        self._measured = vanishing.Measured()
 
     def build(self, input_shape):
         arguments.resolve_axes(self.axis, len(input_shape))
@@ -187,7 +184,7 @@ class GradientResidual(keras.Layer):
             skip_shape = inner.build(
                 self.shortcut, "shortcut", shape, self.compute_dtype
             )
-            self._shortcut_graph = Graph(self.shortcut)
+            self.shortcut_graph = Graph(self.shortcut)
         if self.residual != "none" and not arguments.may_be_equal(
             output_shape, skip_shape
         ):
@@ -197,19 +194,19 @@ class GradientResidual(keras.Layer):
                 f"output. Received: the branch's output of shape {output_shape}, and "
                 f"the skip of shape {skip_shape} (shortcut={self.shortcut})"
             )
-        self._graph = Graph(self.branch)
-        if self._kind.needs_gradient:
-            arguments.check_data_format(self.axis, self._graph.layers, len(shape))
-            if not self._graph.is_certain:
+        self.graph = Graph(self.branch)
+        if self.kind.needs_gradient:
+            arguments.check_data_format(self.axis, self.graph.layers, len(shape))
+            if not self.graph.is_certain:
                 # Training depends on what is frozen, which may change.
                 self._measure(shape, training=True)
-                self._refuse(self._measure(shape, training=False))
-        if self._kind.weight is not None:
-            self._add_weight(self._kind.weight, shape)
+                vanishing.refuse(self._measure(shape, training=False))
+        if self.kind.weight is not None:
+            self._add_weight(self.kind.weight, shape)
 
     def _add_weight(self, name, shape):
         """The weight of the skip; not cast, since it is mixed in float32 at least."""
-        kind = self._kind
+        kind = self.kind
         weight = self.add_weight(
             shape=(self._features(shape),) if kind.per_feature else (),
             initializer=kind.initializer or self.alpha_initializer,
@@ -236,22 +233,22 @@ class GradientResidual(keras.Layer):
         return shape[axis]
 
     def call(self, inputs, training=None, mask=None):
-        inputs = self._checked(inputs)
-        run = self._graph.run(
+        inputs = self.checked(inputs)
+        run = self.graph.run(
             inputs,
             bool(training),
             mask,
             second_order=self.second_order,
-            differentiate=self._kind.needs_gradient,
+            differentiate=self.kind.needs_gradient,
         )
-        skip = self._skip(inputs, run, training)
+        skip = self.skip(inputs, run, training)
         if skip is not None and self.shortcut is not None:
-            skip = self._shortcut_graph.run(
+            skip = self.shortcut_graph.run(
                 skip, bool(training), mask, differentiate=False
             ).output
-        return self.activation(self._sum(run, skip))
+        return self.activation(self.sum(run, skip))
 
-    def _sum(self, run, skip):
+    def sum(self, run, skip):
         # A branch may have a dtype policy of its own.
         outputs = ops.cast(run.output, self.compute_dtype)
         if skip is None:
@@ -268,8 +265,8 @@ class GradientResidual(keras.Layer):
 
         return call
 
-    def _skip(self, x, run, training):
-        kind = self._kind
+    def skip(self, x, run, training):
+        kind = self.kind
         if self.residual in ("identity", "none"):
             return kind.formula(x, None, None)
         # In half precision squares overflow, and so do sums for a scalar's gradient.
@@ -296,26 +293,13 @@ class GradientResidual(keras.Layer):
     def _gradient(self, run, shape, training):
         p = run.gradient()
         if not run.is_certain:
-            self._refuse(self._measure(shape, bool(training)))
+            vanishing.refuse(self._measure(shape, bool(training)))
         return p if self.second_order else ops.stop_gradient(p)
 
     def _measure(self, shape, training):
-        """Why the gradient vanishes, measured once for what it depends on."""
-        frozen = tuple(layer.trainable for layer in layers_in(self.branch))
-        key = (training, training and frozen)
-        if key not in self._measured.reasons:
-            self._measured.reasons[key] = vanishing.measure(
-                self._graph,
-                self.branch.variables,
-                shape,
-                self.compute_dtype,
-                training,
-            )
-        return self._measured.reasons[key]
-
-    def _refuse(self, reason):
-        if reason is not None:
-            raise VanishingGradientError(reason)
+        return self._measured.reason(
+            self.graph, self.branch, shape, self.compute_dtype, training
+        )
 
     def _epsilon(self, dtype):
         if self.epsilon is not None:
@@ -350,9 +334,9 @@ class GradientResidual(keras.Layer):
 
         `None` before `build`, and where `residual` needs no gradient.
         """
-        if self._graph is None or not self._kind.needs_gradient:
+        if self.graph is None or not self.kind.needs_gradient:
             return None
-        return self._graph.parts(self._built_shape, self.compute_dtype)
+        return self.graph.parts(self._built_shape, self.compute_dtype)
 
     @property
     def layers(self) -> list[keras.Layer]:
@@ -404,7 +388,7 @@ class GradientResidual(keras.Layer):
                 config[name] = keras.saving.deserialize_keras_object(serialized)
         return cls(**config)
 
-    def _checked(self, inputs):
+    def checked(self, inputs):
         self._check_dtype(inputs)
         arguments.resolve_axes(self.axis, len(inputs.shape))
         return ops.cast(inputs, self.compute_dtype)
@@ -415,46 +399,3 @@ class GradientResidual(keras.Layer):
                 "The inputs must be floating-point: there is no gradient with respect "
                 f"to other types. Received: inputs of dtype {inputs.dtype}"
             )
-
-
-class _Measured:
-    """What was measured of the branch; not a dict, which Keras would track."""
-
-    def __init__(self):
-        self.reasons = {}
-
-
-@register(GradientResidual)
-def _nested(call, x, mask=None):
-    """A gradient residual in a branch, whose own gradient is a constant there."""
-    layer = call.layer
-    kind = layer._kind
-    if (kind.needs_gradient and layer.second_order) or layer.activity_regularizer:
-        return call.automatic(x) if mask is None else call.automatic(x, mask=mask)
-    given = call.mask(x) if mask is None else mask
-    inputs = layer._checked(x)
-    run = layer._graph.run(inputs, call.training, given, call.second_order)
-    skip = layer._skip(inputs, run, call.training)
-    shortcut = None
-    if skip is not None and layer.shortcut is not None:
-        shortcut = layer._shortcut_graph.run(
-            skip, call.training, given, call.second_order
-        )
-        skip = shortcut.output
-    u = layer._sum(run, skip)
-    y, pullbacks = of_function(call, layer.activation, u)
-    weight = getattr(layer, kind.weight) if kind.weight else None
-    by_input = kind.by_input(weight if weight is None else call.weight(weight))
-
-    def function(c):
-        for pullback in pullbacks:
-            c = pullback.function(c)
-        branch = run.pull(ops.cast(c, run.output.dtype))
-        if skip is None:
-            return branch
-        if shortcut is not None:
-            c = shortcut.pull(c)
-        return ops.cast(branch, c.dtype) + by_input * c
-
-    y = call.masks.attach(y, layer.compute_mask(x, given))
-    return y, Pullback(function, lambda axes: frozenset())

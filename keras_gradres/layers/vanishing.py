@@ -8,7 +8,7 @@ weights are now nor on the data, and the state of the branch stays as it is.
 
 Usage:
 
-    vanishing.measure(graph, branch.variables, shape, "float32", training=True)
+    refuse(Measured().reason(graph, branch, shape, "float32", training=True))
 """
 
 import warnings
@@ -21,8 +21,39 @@ from keras_gradres import backend
 from keras_gradres.precision import spacing
 from keras_gradres.pullbacks.graph import Graph
 from keras_gradres.pullbacks.walk import VanishingGradientError
+from keras_gradres.traversal import layers_in
 
 _BATCH, _UNKNOWN_SIZE = 4, 8
+
+
+class Measured:
+    """What was measured of a branch. (Not a dict, which Keras would track.)"""
+
+    def __init__(self) -> None:
+        self._reasons: dict[tuple, str | None] = {}
+
+    def reason(
+        self,
+        graph: Graph,
+        branch: keras.Layer,
+        shape: tuple,
+        dtype: str,
+        training: bool,
+    ) -> str | None:
+        """See `measure`; measured once for what it depends on."""
+        frozen = tuple(layer.trainable for layer in layers_in(branch))
+        key = (training, training and frozen)
+        if key not in self._reasons:
+            self._reasons[key] = measure(
+                graph, branch.variables, shape, dtype, training
+            )
+        return self._reasons[key]
+
+
+def refuse(reason: str | None) -> None:
+    """Raises if there is a reason to."""
+    if reason is not None:
+        raise VanishingGradientError(reason)
 
 
 def measure(

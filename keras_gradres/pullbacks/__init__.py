@@ -30,7 +30,8 @@ from keras_gradres.pullbacks import (
     reshaping,
 )
 from keras_gradres.pullbacks.graph import Graph
-from keras_gradres.pullbacks.rule import Call, Pullback, has_rule, register
+from keras_gradres.pullbacks.registry import has_rule, register
+from keras_gradres.pullbacks.rule import Call, Pullback
 
 __all__ = ["Call", "Graph", "Pullback", "has_rule", "register"]
 

@@ -11,13 +11,8 @@ from typing import Any
 
 from keras import activations, ops
 
-from keras_gradres.pullbacks.rule import (
-    Axes,
-    Call,
-    Pullback,
-    pull,
-    register_named,
-)
+from keras_gradres.pullbacks.registry import pull, register_named
+from keras_gradres.pullbacks.rule import Axes, Call, Pullback
 
 NOWHERE: Axes = frozenset()
 _ROOT = math.sqrt(2 * math.pi)

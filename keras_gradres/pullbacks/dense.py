@@ -3,7 +3,8 @@
 from keras import ops
 
 from keras_gradres.pullbacks.activations import activated
-from keras_gradres.pullbacks.rule import Pullback, register_named
+from keras_gradres.pullbacks.registry import register_named
+from keras_gradres.pullbacks.rule import Pullback
 
 
 @register_named("Dense")

@@ -9,7 +9,8 @@ import keras
 from keras import ops
 
 from keras_gradres.precision import spacing
-from keras_gradres.pullbacks.rule import Pullback, register_named
+from keras_gradres.pullbacks.registry import register_named
+from keras_gradres.pullbacks.rule import Pullback
 
 
 def everywhere(axes):

@@ -16,8 +16,9 @@ from typing import Any
 
 import keras
 
-from keras_gradres.pullbacks import rule
-from keras_gradres.pullbacks.rule import Call, Masks
+from keras_gradres.pullbacks import registry
+from keras_gradres.pullbacks.masks import Masks
+from keras_gradres.pullbacks.rule import Call, is_float_tensor
 from keras_gradres.pullbacks.walk import Run, Slot, Step
 
 
@@ -64,9 +65,9 @@ class Graph:
         whether the gradient vanishes.
         """
         return all(
-            rule.has_rule(layer)
-            and rule.has_known_activation(layer)
-            and type(layer).__name__ not in rule.MAY_CANCEL
+            registry.has_rule(layer)
+            and registry.has_known_activation(layer)
+            and type(layer).__name__ not in registry.MAY_CANCEL
             for layer in self.layers
         )
 
@@ -98,7 +99,7 @@ class Graph:
             inside = training if node.training is None else node.training
             call = Call(node.layer, inside, second_order, self._masks)
             if differentiate:
-                output, pullbacks = rule.pull(call, args, kwargs)
+                output, pullbacks = registry.pull(call, args, kwargs)
                 slots = _float_slots(node, args, kwargs)
                 steps.extend(_chained(node, slots, pullbacks, output))
             else:
@@ -240,7 +241,7 @@ def _float_slots(node, args, kwargs):
     return [
         (slot, len(value.shape))
         for slot, value in zip(given, values, strict=True)
-        if isinstance(slot, Slot) and rule.is_float_tensor(value)
+        if isinstance(slot, Slot) and is_float_tensor(value)
     ]
 
 
@@ -249,7 +250,7 @@ def _chained(node, inputs, pullbacks, output):
     tensors = zip(
         keras.tree.flatten(node.outputs), keras.tree.flatten(output), strict=True
     )
-    floats = [(s, t) for s, t in tensors if rule.is_float_tensor(t)]
+    floats = [(s, t) for s, t in tensors if is_float_tensor(t)]
     outputs = [slot for slot, _ in floats]
     specs = [(len(t.shape), t.dtype) for _, t in floats]
     ranks = [rank for rank, _ in specs]

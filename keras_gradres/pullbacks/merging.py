@@ -14,12 +14,8 @@ from keras import activations, ops
 
 from keras_gradres.pullbacks.activations import NOWHERE, of_function
 from keras_gradres.pullbacks.dropout import everywhere
-from keras_gradres.pullbacks.rule import (
-    Pullback,
-    is_float_tensor,
-    register_named,
-    register_operation,
-)
+from keras_gradres.pullbacks.registry import register_named, register_operation
+from keras_gradres.pullbacks.rule import Pullback, is_float_tensor
 
 
 def _reduced(c, tensor, y):

@@ -14,7 +14,8 @@ import keras
 from keras import ops
 
 from keras_gradres.pullbacks.activations import NOWHERE
-from keras_gradres.pullbacks.rule import Pullback, register_named
+from keras_gradres.pullbacks.registry import register_named
+from keras_gradres.pullbacks.rule import Pullback
 
 
 def _wide(x):

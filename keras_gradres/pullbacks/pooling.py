@@ -9,8 +9,10 @@ import math
 
 from keras import ops
 
-from keras_gradres.pullbacks.convolution import convolution_pullback, over_batch
-from keras_gradres.pullbacks.rule import Pullback, register_named
+from keras_gradres.pullbacks.convolution import over_batch
+from keras_gradres.pullbacks.registry import register_named
+from keras_gradres.pullbacks.rule import Pullback
+from keras_gradres.pullbacks.transposition import convolution_pullback
 
 
 def _spatial(layer, rank):

@@ -5,7 +5,8 @@ from keras import ops
 
 from keras_gradres.pullbacks.convolution import over_batch
 from keras_gradres.pullbacks.dropout import everywhere
-from keras_gradres.pullbacks.rule import Pullback, register_named
+from keras_gradres.pullbacks.registry import register_named
+from keras_gradres.pullbacks.rule import Pullback
 
 
 def rearranged(x, y):

@@ -1,4 +1,11 @@
-"""What a pullback rule is: how it is registered, what it is given, what it returns."""
+"""What a pullback rule is given, a `Call`, and what it returns, a `Pullback`.
+
+Usage, for a layer y = sin(x):
+
+    y = call(x)
+    slope = ops.cos(call.saved(x))
+    pullback = Pullback(lambda c: c * slope, constant=lambda axes: frozenset())
+"""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -8,14 +15,9 @@ import keras
 from keras import ops
 
 from keras_gradres import backend, exports
+from keras_gradres.pullbacks.masks import Masks
 
 Axes = frozenset[int]
-
-# Of layers whose paths may cancel, which only a measurement tells.
-MAY_CANCEL = ("Subtract",)
-
-_RULES: dict[type, Callable] = {}
-_OPERATION_RULES: dict[str, Callable] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Call:
         second_order: Whether gradients flow through the cotangents.
     """
 
-    def __init__(self, layer: Any, training: bool, second_order: bool, masks: "Masks"):
+    def __init__(self, layer: Any, training: bool, second_order: bool, masks: Masks):
         self.layer = layer
         self.training = training
         self.second_order = second_order
@@ -100,107 +102,6 @@ class Call:
     def to(self, layer: Any) -> "Call":
         """The call of another layer under the same conditions."""
         return Call(layer, self.training, self.second_order, self.masks)
-
-
-def register(*kinds: type) -> Callable:
-    """Decorates the pullback rule of one or several classes of layers.
-
-    A rule is called as `rule(call, *args, **kwargs)`, with a `Call` and what the layer
-    is given in the branch. It must
-
-    - call the layer exactly once, as `call(*args, **kwargs)`, so that its state,
-      losses, masks and seeds are as in any model;
-    - return the output and the pullback: a function from the cotangent of the output to
-      that of the input, made of `keras.ops`. Layers with several floating-point inputs
-      return a list. A `Pullback` can be returned in the place of the function, and a
-      list of them, the one of the output first, for a layer of several steps;
-    - take what the pullback uses of the forward pass through `call.saved` (tensors) and
-      `call.weight` (weights).
-
-    A cotangent has the shape of the output, or 1 in the place of the batch size where
-    it is the same for all samples; what the rule returns has to broadcast to the shape
-    of the input likewise. Keeping the 1 where it may be kept is what makes a tail of
-    affine layers cheap.
-
-    Rules hold for exactly these classes: a subclass may compute something else.
-
-    Args:
-        *kinds: Classes of layers.
-
-    Returns:
-        A decorator.
-
-    Example:
-    >>> class Double(keras.Layer):
-    ...     def call(self, x):
-    ...         return 2 * x
-    >>> @keras_gradres.pullbacks.register(Double)
-    ... def double(call, x):
-    ...     return call(x), lambda c: 2 * c
-    >>> keras_gradres.pullbacks.has_rule(Double())
-    True
-    """
-    for kind in kinds:
-        if not (isinstance(kind, type) and issubclass(kind, keras.Operation)):
-            raise ValueError(
-                "A pullback rule must be registered for classes of Keras layers. "
-                f"Received: {kind}"
-            )
-
-    def decorator(rule: Callable) -> Callable:
-        _RULES.update(dict.fromkeys(kinds, rule))
-        return rule
-
-    return decorator
-
-
-def register_named(*names: str) -> Callable:
-    """`register` for layers of `keras.layers`, of which not every release has all."""
-    return register(
-        *(getattr(keras.layers, name) for name in names if hasattr(keras.layers, name))
-    )
-
-
-def register_operation(*names: str) -> Callable:
-    """`register` for operations of Keras, as in `a + b`, whose classes have no name."""
-
-    def decorator(rule: Callable) -> Callable:
-        _OPERATION_RULES.update(dict.fromkeys(names, rule))
-        return rule
-
-    return decorator
-
-
-def has_rule(layer: keras.Operation) -> bool:
-    """Whether there is a pullback rule for a layer of this class."""
-    return find(layer) is not None
-
-
-def find(layer: keras.Operation) -> Callable | None:
-    """The rule for a layer or an operation, or `None`."""
-    kind = type(layer)
-    if not isinstance(layer, keras.Layer) and kind.__module__.startswith("keras."):
-        return _OPERATION_RULES.get(kind.__name__)
-    return _RULES.get(kind)
-
-
-def has_known_activation(layer: Any) -> bool:
-    """Whether the activation of a layer, if it has one, has a rule, too."""
-    activation = getattr(layer, "activation", None)
-    if activation is None or isinstance(activation, keras.Layer):
-        return activation is None or has_rule(activation)
-    return getattr(activation, "__module__", "").startswith("keras.")
-
-
-def pull(call: Call, args: Sequence, kwargs: dict) -> tuple[Any, list[Pullback]]:
-    """Calls the layer of `call`; returns its output and its pullbacks, last first."""
-    rule = find(call.layer)
-    if rule is None:
-        output, pullback = differentiate(call, args, kwargs)
-        return output, [pullback]
-    output, found = rule(call, *args, **kwargs)
-    pullbacks = found if isinstance(found, (list, tuple)) else [found]
-    return output, [p if isinstance(p, Pullback) else Pullback(p) for p in pullbacks]
 
 
 def differentiate(call: Call, args: Sequence, kwargs: dict) -> tuple[Any, Pullback]:
@@ -256,37 +157,3 @@ def differentiate(call: Call, args: Sequence, kwargs: dict) -> tuple[Any, Pullba
 def is_float_tensor(value: Any) -> bool:
     """Whether `value` is a tensor that has a derivative."""
     return ops.is_tensor(value) and keras.backend.is_float_dtype(value.dtype)
-
-
-class Masks:
-    """Reads and sets the Keras masks of tensors, which Keras itself propagates."""
-
-    def __init__(self) -> None:
-        self._carrier = Carrier(autocast=False, name="mask")
-
-    def of(self, tensor: Any) -> Any:
-        """The mask of a tensor, or `None`."""
-        return self._carrier(tensor, function=lambda tensor, mask: mask)
-
-    def attach(self, tensor: Any, mask: Any) -> Any:
-        """The tensor with this mask; the tensor itself if it is `None`."""
-        if mask is None:
-            return tensor
-        return self._carrier(
-            tensor, mask=mask, function=lambda tensor, mask: ops.copy(tensor)
-        )
-
-    def carry(self, function: Callable, tensor: Any) -> Any:
-        """`function(tensor)`, whose first result has the mask of the tensor."""
-        return self._carrier(tensor, function=lambda tensor, mask: function(tensor))
-
-
-class Carrier(keras.Layer):
-    """A layer, since those are given masks, and have them handed on."""
-
-    def __init__(self, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.supports_masking = True
-
-    def call(self, tensor, mask=None, function=None):
-        return function(tensor, mask)

@@ -23,7 +23,8 @@ from typing import Any
 
 from keras import ops
 
-from keras_gradres.pullbacks.rule import Axes, Masks, Pullback
+from keras_gradres.pullbacks.masks import Masks
+from keras_gradres.pullbacks.rule import Axes, Pullback
 
 NOWHERE: Axes = frozenset()
 
