@@ -345,8 +345,8 @@ def pairs(backend=BACKEND):
     return [(form, name) for form in formats for name in MODELS]
 
 
-def table():
-    """The page of the docs, in Markdown."""
+def rows_and_reasons():
+    """The table, in Markdown, and the reasons that its numbers stand for."""
     reasons: list = []
 
     def cell(backend, form, name):
@@ -366,8 +366,13 @@ def table():
         for form in dict.fromkeys(form for form, _ in pairs(backend)):
             cells = [cell(backend, form, name) for name in MODELS]
             lines.append(f"| {backend} | {form} | {' | '.join(cells)} |")
-    reasons = [f"{i}. {why}." for i, why in enumerate(reasons, 1)]
-    return PAGE.format(table="\n".join(lines), reasons="\n".join(reasons))
+    return "\n".join(lines), [f"{i}. {why}." for i, why in enumerate(reasons, 1)]
+
+
+def page():
+    """The page of the docs, in Markdown."""
+    rows, reasons = rows_and_reasons()
+    return PAGE.format(table=rows, reasons="\n".join(reasons))
 
 
 PAGE = """# Exports
@@ -393,4 +398,4 @@ layers those are.
 
 
 if __name__ == "__main__":
-    pathlib.Path(sys.argv[1]).write_text(table())
+    pathlib.Path(sys.argv[1]).write_text(page())
