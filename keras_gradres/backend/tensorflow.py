@@ -57,7 +57,9 @@ def _symbolic_gradients(pairs, tensors):
 
 def _vjp_without_tape(function, tensors, layer):
     """Where tapes do not record: a graph of the same call, with the state before it."""
-    state = [(v, tf.identity(v.value)) for v in layer.non_trainable_variables]
+    # Operations and functions have none.
+    variables = getattr(layer, "variables", ())
+    state = [(v, tf.identity(v.value)) for v in variables]
     outputs, others = function(*tensors)
 
     @tf.function
