@@ -13,13 +13,16 @@ from keras_gradres import backend
 
 # Formats that take whatever the framework can run.
 _ANY_OPERATION = ("tf_saved_model",)
+# Exporters of a framework itself.
+_TRACERS = ("torch.export", "torch.jit.trace")
 
 
 def check(name: str, kind: type) -> None:
     """Raises if a model is being exported in which a layer of this name and class is
     differentiated automatically.
     """
-    form = backend.tracer() or _format()
+    tracer = backend.tracer()
+    form = tracer if tracer in _TRACERS else target()
     if form is None or form in _ANY_OPERATION:
         return
     raise NotImplementedError(
@@ -30,7 +33,8 @@ def check(name: str, kind: type) -> None:
     )
 
 
-def _format() -> str | None:
+def target() -> str | None:
+    """The format that `keras.Model.export` is exporting to, or `None`."""
     code = inspect.unwrap(keras.Model.export).__code__
     frame = inspect.currentframe()
     while frame is not None:

@@ -78,7 +78,8 @@ The contract:
 
 `tracer() -> str or None`
 
-    What exports the code around it, if the framework has exporters that say so.
+    What traces the code around it: "torch.export", "torch.jit.trace", "tf.function", or
+    `None`, which may be something else.
 
 `all_reduce(tensors, after) -> list`
 

@@ -162,7 +162,7 @@ def parts(variable):
 
 
 def tracer():
-    return None
+    return None if tf.executing_eagerly() else "tf.function"
 
 
 def eagerly(function):

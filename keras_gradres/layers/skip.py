@@ -83,7 +83,10 @@ def _scaled_squares(p, axis, epsilon):
     if 0 in p.shape:  # There is no largest entry, and nothing to scale.
         squares = ops.sum(ops.square(p), axis=axis, keepdims=True)
         return squares, ops.ones_like(squares)
-    largest = ops.amax(ops.abs(p), axis=axis, keepdims=True)
+    # (`amax`: at `max` and `min` the compiler of PyTorch breaks the graph.)
+    largest = ops.maximum(
+        ops.amax(p, axis=axis, keepdims=True), -ops.amin(p, axis=axis, keepdims=True)
+    )
     # The norm does not depend on the scale, so no derivative has to pass it.
     scale = ops.stop_gradient(ops.maximum(largest, epsilon))
     return ops.sum(ops.square(p / scale), axis=axis, keepdims=True), scale
