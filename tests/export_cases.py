@@ -380,7 +380,8 @@ PAGE = """# Exports
 Which artifact equals `model.predict`, to 1e-5, when it is run in the runtime of its
 format. Written by `tests/export_cases.py`; `tests/test_export.py` exports and runs each
 pair, first in plain Keras, which says what Keras can, then with gradient residuals of
-first and of second order, which must do the same.
+first and of second order, which must do the same. It holds for Keras 3.15; older
+releases export to less.
 
 - E: equal, also for sizes of the batch, the image and the sequence that no tracer saw.
 - S: equal if the export is given known sizes (`input_signature`).

@@ -7,6 +7,11 @@ from keras import ops
 from keras_gradres import backend
 
 
+def keras_before(*version):
+    """Whether Keras is older than this release, as in `keras_before(3, 15)`."""
+    return tuple(map(int, keras.__version__.split(".")[:2])) < version
+
+
 def gradients(loss, variables):
     """The gradients of `loss()`, a scalar, with respect to Keras variables."""
     if keras.backend.backend() == "jax":

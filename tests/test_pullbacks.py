@@ -11,7 +11,7 @@ from keras_gradres.layers import GradientResidual
 from keras_gradres.pullbacks import Graph, register, registry
 
 NUMPY = ops.convert_to_numpy
-# Of transposed convolutions, in Keras 3.12.
+# Of transposed convolutions, in Keras before 3.15.
 pytestmark = pytest.mark.filterwarnings("ignore:.*inconsistencies across backends")
 
 

@@ -5,6 +5,7 @@ separable   c -> depthwise^T(pointwise^T(c)), for y = pointwise(depthwise(x))
 transposed  c -> the convolution of which the layer is the transpose
 """
 
+import keras
 from keras import ops
 
 from keras_gradres.pullbacks.activations import activated
@@ -116,6 +117,17 @@ def _separable(call, x):
     return y, [*pullbacks, Pullback(function, over_batch)]
 
 
+def _is_a_transpose(layer):
+    """Whether the layer is the transpose of the convolution with its arguments.
+
+    Before 3.15 Keras cuts PyTorch's transposed convolution to size elsewhere, where
+    the padding of both sides is not the same.
+    """
+    if tuple(map(int, keras.__version__.split(".")[:2])) >= (3, 15):
+        return True
+    return layer.padding == "valid" or max(layer.strides) == 1
+
+
 @register_named("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
 def _transposed(call, x):
     layer = call.layer
@@ -125,6 +137,8 @@ def _transposed(call, x):
         "data_format": layer.data_format,
     }
     if layer.output_padding is not None or max(layer.dilation_rate) > 1:
+        return call.automatic(x)
+    if not _is_a_transpose(layer):
         return call.automatic(x)
 
     def linear(x):
