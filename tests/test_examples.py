@@ -16,13 +16,30 @@ FOLDER = pathlib.Path(__file__).parents[1] / "examples"
 SCRIPT = FOLDER / f"custom_loop_{keras.backend.backend()}.py"
 
 
-def test_readme(capsys):
+def _blocks_of_the_readme():
     text = (FOLDER.parent / "README.md").read_text()
-    code = re.search("```python\n(.*?)```", text, re.DOTALL)[1]
+    return re.findall("```python\n(.*?)```", text, re.DOTALL)
+
+
+def _run(code):
     names: dict = {}
     exec(code, names)
+    return names
+
+
+def test_first_lines_of_the_readme_learn():
+    code = _blocks_of_the_readme()[0]
+    assert len(code.strip().splitlines()) <= 16
+    names = _run(code)
+    error = names["model"].evaluate(names["x"], names["y"], verbose=0)
+    assert error < 0.05 * np.var(names["y"])
+
+
+def test_gal_of_the_readme():
+    (code,) = [c for c in _blocks_of_the_readme() if "Diagnostics" in c]
+    names = _run(code)
     history = names["model"].history.history
-    assert history["loss"][-1] < history["loss"][0]
+    assert history["loss"][-1] < 0.05 * np.var(names["y"])
     assert history["gal_accepted"][-1] > 0
     assert "mix_gradient_residual_dense" in history
 

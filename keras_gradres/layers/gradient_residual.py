@@ -53,6 +53,10 @@ class GradientResidual(keras.Layer):
     `"gain"` is ours: `gamma` starts at zero, so that the layer starts exactly as an
     identity residual.
 
+    The defaults are the paper's, so that the layer without arguments is the method by
+    its name. What gains most in our studies is `residual="gain"` with
+    `second_order=True` and smooth activations.
+
     The gradient is an ordinary computation: each layer of the branch is called once,
     and its pullback, the function from the cotangent of its output to that of its
     input, is written with `keras.ops` (`keras_gradres.pullbacks`). A layer for which
