@@ -302,6 +302,13 @@ def test_fourier_features_by_hand():
     np.testing.assert_allclose(found, [[half, 0, half, 1]], atol=1e-6)
 
 
+def test_holm_by_hand():
+    # 3 * 0.01, 2 * 0.04, and 0.045, which may not be below the one before.
+    found = study.holm([0.04, np.nan, 0.045, 0.01])
+    np.testing.assert_allclose(found, [0.08, np.nan, 0.08, 0.03])
+    np.testing.assert_allclose(study.holm([0.6, 0.7]), [1, 1])
+
+
 def make(seed):
     """A perceptron with a GAL, all of it from one seed."""
     keras.utils.set_random_seed(seed)
@@ -336,7 +343,9 @@ def test_together_is_fit():
         model = make(seed)
         parts = [make_data(seed)]
         model.optimizer.build(model.trainable_variables)
-        (expected,) = together._by_fit([model], parts, [batches], [0, 4, 8, 12], None)
+        (expected,) = together._by_fit(
+            [model], parts, [batches], [0, 4, 8, 12], None, None
+        )
         assert expected.keys() == found[seed].keys()
         for name, values in expected.items():
             np.testing.assert_allclose(
@@ -352,6 +361,36 @@ def test_together_is_fit():
         )
         for a, b in pairs:
             np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=2e-3, atol=1e-4)
+
+
+def test_rates_and_schedule_are_each_models_own():
+    """One step of SGD on y = w x moves w by the rate; here, by hand."""
+
+    def make(seed):
+        dense = keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")
+        model = keras.Sequential([keras.Input((1,)), dense])
+        # d/dw of (w - 1/2)^2 at 0 is -1, and shrinks as w grows.
+        model.compile(keras.optimizers.SGD(9.0), "mse")
+        return model
+
+    data = lambda seed: ((np.ones((2, 1)), np.full((2, 1), 0.5)), np.ones((1, 1)))  # noqa: E731
+    models, found = together.train(
+        make,
+        [0, 0],
+        data,
+        steps=2,
+        batch_size=1,
+        evaluations=2,
+        rates=[0.1, 0.2],
+        schedule=lambda share: 1 - share,
+    )
+    for rate, model, result in zip((0.1, 0.2), models, found, strict=True):
+        first = rate
+        second = first + rate / 2 * (1 - 2 * first)
+        np.testing.assert_allclose(
+            result["predictions"].ravel(), [first, second], rtol=1e-5
+        )
+        assert float(model.optimizer.learning_rate) == pytest.approx(rate)
 
 
 def test_batches_are_epochs():
