@@ -15,51 +15,59 @@ identity does best, is `sine_relu.py`.
 import keras
 import numpy as np
 
+from benchmarks import sine_report, together
 from benchmarks import sine_tasks as tasks
-from benchmarks import together
-from benchmarks.study import Study, holm, p_value, pyplot, statistics, table
+from benchmarks.rounds import ratio
+from benchmarks.sine_tasks import (
+    BASELINE,
+    DEEP,
+    FIRST,
+    GELU,
+    OTHERS,
+    SECONDS,
+    SIZES,
+    SMOKE,
+    TANH,
+    TASKS,
+)
+from benchmarks.study import Study
 
-RATES = (1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2)
-TUNING_SEEDS = range(1000, 1004)
-SIZES = {"width": 16, "blocks": 2}
-TASKS = {
-    "single-layer blocks, tanh, f = 5": ("single", "tanh", "f = 5"),
-    "two-layer blocks, GELU, f = 4": ("mlp", "gelu", "f = 4"),
-    "two-layer blocks, tanh, f = 4": ("mlp", "tanh", "f = 4"),
-    "single-layer blocks, tanh, piecewise": ("single", "tanh", "piecewise"),
-    "two-layer blocks, GELU, piecewise": ("mlp", "gelu", "piecewise"),
-    "single-layer blocks, GELU, f = 5": ("single", "gelu", "f = 5"),
-}
-BASELINE = "identity"
-DEEP = [BASELINE, "convex, alpha 3, second order", "gain, second order"]
-CORE = [
-    *DEEP,
-    "scaled",
-    "none",
-    "additive, raw, second order",
-    *tasks.CONTROLS,
-]
-ALL = CORE + [name for name in tasks.VARIANTS if name not in CORE]
+RATES = (5e-3, 1e-2, 2e-2, 5e-2)
+# Sine networks want smaller ones.
+SINE_RATES = (5e-4, 1e-3, 2e-3, 5e-3)
+TUNING_SEED = 1000  # And those after it.
+# From what a verdict needs first to the rest, so that a part of them is of use.
+CORE = [*DEEP, "identity, one block more", "additive, raw, second order"]
+MORE = [tasks.LONGER, "sine network", "none", "Fourier features", "scaled"]
+ALL = list(dict.fromkeys([*CORE, *MORE, *tasks.VARIANTS]))
+TIMED = [name for name in ALL if name != tasks.LONGER]
 TRAINING = {"steps": 8000, "batch": 64, "evaluations": 16}
 BUDGETS = {
     "smoke": {
         "seeds": 2,
-        "parts": [(list(TASKS)[0], DEEP)],
+        "parts": [(SMOKE, DEEP[:2])],
         "depths": [],
-        "rates": RATES[2:4],
+        "rates": 2,
+        "timed": [SMOKE],
+        "tuning": 1,
+        "timing": {"timed": DEEP[:2], "at_once": 1, "steps": 10, "rounds": 2},
         **TRAINING,
-        "steps": 200,
+        "steps": 100,
         "evaluations": 4,
     },
     "cpu": {
         "seeds": 30,
         "parts": [
-            *((task, CORE) for task in list(TASKS)[:4]),
-            *((task, ALL) for task in list(TASKS)[:3]),
-            *((task, CORE) for task in list(TASKS)[4:]),
+            *((task, CORE) for task in (FIRST, GELU, TANH)),
+            *((task, MORE) for task in (FIRST, GELU, TANH)),
+            *((task, ALL) for task in (FIRST, GELU, TANH)),
+            *((task, CORE) for task in OTHERS),
         ],
         "depths": [(width, n) for width in (16, 32) for n in (1, 2, 3, 4, 6)],
-        "rates": RATES,
+        "rates": 4,
+        "timed": [FIRST, GELU, TANH],
+        "tuning": 4,
+        "timing": {"timed": TIMED, "at_once": 10, "steps": 100, "rounds": 15},
         **TRAINING,
     },
 }
@@ -69,7 +77,7 @@ def make_runs(study):
     settings = study.settings
     parts = [(task, v, SIZES) for task, names in settings["parts"] for v in names]
     parts += [
-        (list(TASKS)[0], variant, {"width": width, "blocks": blocks})
+        (FIRST, variant, {"width": width, "blocks": blocks})
         for width, blocks in settings["depths"]
         for variant in DEEP
     ]
@@ -79,12 +87,20 @@ def make_runs(study):
         for task, variant, sizes in parts
         for seed in study.seeds
     ]
+    made += [
+        {"task": task, "variant": SECONDS, "seed": 0, **SIZES}
+        | {"batch": settings["batch"]}
+        | settings["timing"]
+        for task in settings["timed"]
+    ]
     return list({str(run): run for run in made}.values())
 
 
-def train(runs, bar, rates):
-    """All seeds of a variant at once, after all rates on the seeds for tuning."""
+def train(runs, bar, rates, tuning):
+    """All seeds of a variant at once, after some rates on the seeds for tuning."""
     run = runs[0]
+    if run["variant"] == SECONDS:
+        return [measure_seconds(run)]
     block, activation, target = TASKS[run["task"]]
 
     def fit(pairs, bar=None):
@@ -111,7 +127,12 @@ def train(runs, bar, rates):
         wrong = predictions - tasks.TARGETS[target](tasks.GRID)
         return np.mean(wrong**2, axis=(1, 2))
 
-    pairs = [(rate, seed) for rate in rates for seed in TUNING_SEEDS]
+    rates = (SINE_RATES if run["variant"] == "sine network" else RATES)[:rates]
+    pairs = [
+        (rate, seed)
+        for rate in rates
+        for seed in range(TUNING_SEED, TUNING_SEED + tuning)
+    ]
     tuned = np.log10([errors(predictions)[-1] for predictions in fit(pairs)])
     tuned = np.nan_to_num(tuned, nan=np.inf).reshape(len(rates), -1).mean(1)
     best = rates[np.argmin(tuned)]
@@ -123,14 +144,56 @@ def train(runs, bar, rates):
     return results
 
 
+def measure_seconds(run):
+    """The seconds for a step of each variant, in turn, and their ratio to identity."""
+    block, activation, target = TASKS[run["task"]]
+    sizes = run["width"], run["blocks"]
+
+    def maker(variant):
+        def make(seed):
+            model = tasks.network(block, activation, *sizes, variant)
+            model.compile(keras.optimizers.Adam(), "mse")
+            return model
+
+        return make
+
+    found = together.seconds(
+        {variant: maker(variant) for variant in run["timed"]},
+        range(run["at_once"]),
+        lambda seed: tasks.data(target, seed),
+        steps=run["steps"],
+        batch_size=run["batch"],
+        rounds=run["rounds"],
+    )
+    return {
+        "seconds": float(np.median(found[BASELINE])),
+        "ratios": {name: ratio(t, found[BASELINE]) for name, t in found.items()},
+    }
+
+
+def check(study):
+    """That the networks learn, each another function, at the best of the rates."""
+    for run, result in study.results:
+        if run["variant"] == SECONDS:
+            assert result["ratios"][BASELINE] == 1, result
+            continue
+        assert result["errors"][-1] < result["errors"][0], (run, result["errors"])
+        assert result["rate"] == RATES[np.argmin(result["tuned"])], result
+    errors = [result["errors"][-1] for _, result in study.results[:-1]]
+    assert len(set(errors)) == len(errors), errors
+
+
 def main():
     study = Study(__doc__, BUDGETS)
     study.run(
         make_runs(study),
-        lambda runs, bar: train(runs, bar, study.settings["rates"]),
+        lambda runs, bar: train(
+            runs, bar, study.settings["rates"], study.settings["tuning"]
+        ),
         cost=lambda run: run["steps"],
         together=True,
     )
+    study.conclude(sine_report.report(study), lambda: sine_report.draw(study), check)
 
 
 if __name__ == "__main__":

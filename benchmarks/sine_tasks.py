@@ -18,16 +18,33 @@ def piecewise(x):
     return np.where(x < 0, np.sin(8 * np.pi * x), np.sin(0.5 * np.pi * x))
 
 
-TARGETS = {
-    "f = 4": lambda x: np.sin(2 * np.pi * 4 * x),
-    "f = 5": lambda x: np.sin(2 * np.pi * 5 * x),
-    "piecewise": piecewise,
+def sine(frequency):
+    return lambda x: np.sin(2 * np.pi * frequency * x)
+
+
+TARGETS = {f"f = {f}": sine(f) for f in (1, 4, 5)} | {"piecewise": piecewise}
+# The kind of block, the activation and the target.
+TASKS = {
+    "single-layer blocks, tanh, f = 5": ("single", "tanh", "f = 5"),
+    "two-layer blocks, GELU, f = 4": ("mlp", "gelu", "f = 4"),
+    "two-layer blocks, tanh, f = 4": ("mlp", "tanh", "f = 4"),
+    "single-layer blocks, tanh, piecewise": ("single", "tanh", "piecewise"),
+    "two-layer blocks, GELU, piecewise": ("mlp", "gelu", "piecewise"),
+    "single-layer blocks, GELU, f = 5": ("single", "gelu", "f = 5"),
+    "single-layer blocks, tanh, f = 1": ("single", "tanh", "f = 1"),
 }
+FIRST, GELU, TANH, *OTHERS, SMOKE = TASKS
+SIZES = {"width": 16, "blocks": 2}
 IDENTITY = {"residual": "identity"}
+BASELINE = "identity"
+LONGER = "identity, twice the steps"
+SAME_TIME = ("identity, one block more", LONGER)
+DEEP = [BASELINE, "gain, second order", "convex, alpha 3, second order"]
+SECONDS = "seconds"  # In the place of a variant: how long a step of each takes.
 # What is trained more, or another network, at about the time of second order.
 CONTROLS = {
     "identity, one block more": {**IDENTITY, "more": 1},
-    "identity, twice the steps": {**IDENTITY, "longer": 2},
+    LONGER: {**IDENTITY, "longer": 2},
     "sine network": {"network": "siren"},
     "Fourier features": {"network": "fourier"},
 }
