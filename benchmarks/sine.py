@@ -32,9 +32,9 @@ from benchmarks.sine_tasks import (
 )
 from benchmarks.study import Study
 
-RATES = (5e-3, 1e-2, 2e-2, 5e-2)
+RATES = (2e-3, 5e-3, 1e-2, 2e-2, 5e-2)
 # Sine networks want smaller ones.
-SINE_RATES = (5e-4, 1e-3, 2e-3, 5e-3)
+SINE_RATES = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
 TUNING_SEED = 1000  # And those after it.
 # From what a verdict needs first to the rest, so that a part of them is of use.
 CORE = [*DEEP, "identity, one block more", "additive, raw, second order"]
@@ -64,13 +64,14 @@ BUDGETS = {
             *((task, CORE) for task in OTHERS),
         ],
         "depths": [(width, n) for width in (16, 32) for n in (1, 2, 3, 4, 6)],
-        "rates": 4,
+        "rates": 5,
         "timed": [FIRST, GELU, TANH],
         "tuning": 4,
         "timing": {"timed": TIMED, "at_once": 10, "steps": 100, "rounds": 15},
         **TRAINING,
     },
 }
+BUDGETS["gpu"] = {**BUDGETS["cpu"], "steps": 50_000}
 
 
 def make_runs(study):

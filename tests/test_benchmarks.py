@@ -37,6 +37,7 @@ STUDIES = [
     "regression",
     "segmentation",
     "sine",
+    "sine_relu",
     "super_resolution",
 ]
 DATA = os.environ.get(study.DATA)
