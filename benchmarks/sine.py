@@ -12,23 +12,26 @@ identity does best, is `sine_relu.py`.
     KERAS_BACKEND=jax python -m benchmarks.sine --budget cpu
 """
 
-import keras
 import numpy as np
 
 from benchmarks import sine_report, together
 from benchmarks import sine_tasks as tasks
 from benchmarks.rounds import ratio
 from benchmarks.sine_tasks import (
+    ALL,
     BASELINE,
+    CORE,
     DEEP,
     FIRST,
     GELU,
+    MORE,
     OTHERS,
     SECONDS,
     SIZES,
     SMOKE,
     TANH,
     TASKS,
+    TIMED,
 )
 from benchmarks.study import Study
 
@@ -36,11 +39,6 @@ RATES = (2e-3, 5e-3, 1e-2, 2e-2, 5e-2)
 # Sine networks want smaller ones.
 SINE_RATES = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
 TUNING_SEED = 1000  # And those after it.
-# From what a verdict needs first to the rest, so that a part of them is of use.
-CORE = [*DEEP, "identity, one block more", "additive, raw, second order"]
-MORE = [tasks.LONGER, "sine network", "none", "Fourier features", "scaled"]
-ALL = list(dict.fromkeys([*CORE, *MORE, *tasks.VARIANTS]))
-TIMED = [name for name in ALL if name != tasks.LONGER]
 TRAINING = {"steps": 8000, "batch": 64, "evaluations": 16}
 BUDGETS = {
     "smoke": {
@@ -102,19 +100,13 @@ def train(runs, bar, rates, tuning):
     run = runs[0]
     if run["variant"] == SECONDS:
         return [measure_seconds(run)]
-    block, activation, target = TASKS[run["task"]]
+    truth = tasks.TARGETS[TASKS[run["task"]][-1]](tasks.GRID)
 
     def fit(pairs, bar=None):
-        def make(seed):
-            sizes = run["width"], run["blocks"]
-            model = tasks.network(block, activation, *sizes, run["variant"])
-            model.compile(keras.optimizers.Adam(), "mse")
-            return model
-
         _, found = together.train(
-            make,
+            tasks.maker(run, run["variant"]),
             [seed for _, seed in pairs],
-            lambda seed: tasks.data(target, seed),
+            lambda seed: tasks.data(run, seed),
             steps=run["steps"] * tasks.VARIANTS[run["variant"]].get("longer", 1),
             batch_size=run["batch"],
             evaluations=run["evaluations"],
@@ -125,8 +117,7 @@ def train(runs, bar, rates, tuning):
         return [result["predictions"] for result in found]
 
     def errors(predictions):
-        wrong = predictions - tasks.TARGETS[target](tasks.GRID)
-        return np.mean(wrong**2, axis=(1, 2))
+        return np.mean((predictions - truth) ** 2, axis=(1, 2))
 
     rates = (SINE_RATES if run["variant"] == "sine network" else RATES)[:rates]
     pairs = [
@@ -147,21 +138,10 @@ def train(runs, bar, rates, tuning):
 
 def measure_seconds(run):
     """The seconds for a step of each variant, in turn, and their ratio to identity."""
-    block, activation, target = TASKS[run["task"]]
-    sizes = run["width"], run["blocks"]
-
-    def maker(variant):
-        def make(seed):
-            model = tasks.network(block, activation, *sizes, variant)
-            model.compile(keras.optimizers.Adam(), "mse")
-            return model
-
-        return make
-
     found = together.seconds(
-        {variant: maker(variant) for variant in run["timed"]},
+        {variant: tasks.maker(run, variant) for variant in run["timed"]},
         range(run["at_once"]),
-        lambda seed: tasks.data(target, seed),
+        lambda seed: tasks.data(run, seed),
         steps=run["steps"],
         batch_size=run["batch"],
         rounds=run["rounds"],
