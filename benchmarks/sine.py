@@ -44,7 +44,6 @@ BUDGETS = {
     "smoke": {
         "seeds": 2,
         "parts": [(SMOKE, DEEP[:2])],
-        "depths": [],
         "rates": 2,
         "timed": [SMOKE],
         "tuning": 1,
@@ -57,11 +56,13 @@ BUDGETS = {
         "seeds": 30,
         "parts": [
             *((task, CORE) for task in (FIRST, GELU, TANH)),
-            *((task, MORE) for task in (FIRST, GELU, TANH)),
+            (FIRST, MORE),
+            *((FIRST, DEEP, 16, blocks) for blocks in (1, 3, 4, 6)),
+            *((task, MORE) for task in (GELU, TANH)),
             *((task, ALL) for task in (FIRST, GELU, TANH)),
             *((task, CORE) for task in OTHERS),
+            *((FIRST, DEEP, 32, blocks) for blocks in (1, 2, 3, 4, 6)),
         ],
-        "depths": [(width, n) for width in (16, 32) for n in (1, 2, 3, 4, 6)],
         "rates": 5,
         "timed": [FIRST, GELU, TANH],
         "tuning": 4,
@@ -74,16 +75,12 @@ BUDGETS["gpu"] = {**BUDGETS["cpu"], "steps": 50_000}
 
 def make_runs(study):
     settings = study.settings
-    parts = [(task, v, SIZES) for task, names in settings["parts"] for v in names]
-    parts += [
-        (FIRST, variant, {"width": width, "blocks": blocks})
-        for width, blocks in settings["depths"]
-        for variant in DEEP
-    ]
     made = [
-        {"task": task, "variant": variant, "seed": seed, **sizes}
+        {"task": task, "variant": variant, "seed": seed}
+        | dict(zip(SIZES, sizes or SIZES.values(), strict=True))
         | {name: settings[name] for name in TRAINING}
-        for task, variant, sizes in parts
+        for task, variants, *sizes in settings["parts"]
+        for variant in variants
         for seed in study.seeds
     ]
     made += [

@@ -113,7 +113,7 @@ def report(study):
     found = [run["task"] for run, _ in study.results]
     parts = [LEGEND.format(seeds=len(study.seeds))]
     parts += [task_table(study, task) for task in TASKS if task in found]
-    if study.settings["depths"]:
+    if not all(SIZES.items() <= run.items() for run, _ in study.results):
         parts.append(depth_table(study))
     return "\n\n".join(parts)
 
