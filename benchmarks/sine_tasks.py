@@ -77,6 +77,7 @@ SECOND = ", second order"
 VARIANTS = _skips() | CONTROLS
 # From what a verdict needs first to the rest, so that a part of them is of use.
 CORE = [*DEEP, "identity, one block more", "additive, raw, second order"]
+FIRST_ORDER = ["convex, alpha 3", "gain", "additive, raw"]
 MORE = [LONGER, "sine network", "none", "Fourier features", "scaled"]
 ALL = list(dict.fromkeys([*CORE, *MORE, *VARIANTS]))
 TIMED = [name for name in ALL if name != LONGER]
