@@ -1,290 +1,179 @@
-"""Does the gradient residual approximate high frequencies better?
+"""Where does a gradient residual fit a curve better, and what is as good and cheaper?
 
-Trains a residual perceptron to be sin(2 pi f x) on [-1, 1], from random points, with
-different skips: nothing, the identity, a trainable multiple of it, the magnitude of the
-gradient, the gradient, and the convex mix with alpha started at -3, 0 and 3; the
-gradient with unit norm and as it is ("raw"), and with gradients flowing through it
-("second order") and not. The error is the mean square on a grid of 401 points.
+Small networks learn a function of one variable with rapid variation, each method at its
+own best learning rate: chosen on seeds that are not reported, from the same rates for
+all. There are two baselines, of the same parameters and of the same time: `identity`,
+and `identity` with one block more or trained twice as long. A sine network and Fourier
+features of as many parameters show what one would take first.
 
-The paper gives no sizes. `--sweep` trains the identity network with several, and the
-settings here are those with which *it* does best at the middle frequency.
+The tasks are in `sine_tasks.py`; the study of the larger networks with ReLU, at which
+identity does best, is `sine_relu.py`.
 
-    KERAS_BACKEND=jax python -m benchmarks.sine --budget cpu [--sweep]
+    KERAS_BACKEND=jax python -m benchmarks.sine --budget cpu
 """
 
-import keras
 import numpy as np
 
-from benchmarks import together
-from benchmarks.study import Study, p_value, pyplot, statistics, table
-from keras_gradres import models
-from keras_gradres.layers import GradientResidual
-
-BASELINE = "identity"
-
-
-def variants():
-    found = {
-        BASELINE: {"residual": "identity"},
-        "none (regular)": {"residual": "none"},
-        "scaled": {"residual": "scaled"},
-    }
-    with_gradient = {
-        "magnitude": {"residual": "magnitude"},
-        "gradient": {"residual": "gradient"},
-        **{
-            f"convex, alpha {alpha}": {"residual": "convex", "alpha": float(alpha)}
-            for alpha in (-3, 0, 3)
-        },
-    }
-    for name, arguments in with_gradient.items():
-        for normalize in (True, False) if name != "magnitude" else (False,):
-            for second in (False, True):
-                raw = "" if normalize or name == "magnitude" else ", raw"
-                order = ", second order" if second else ""
-                found[name + raw + order] = {
-                    **arguments,
-                    "normalize": normalize,
-                    "second_order": second,
-                }
-    return found
-
-
-VARIANTS = variants()
-DRAWN = [
+from benchmarks import sine_report, together
+from benchmarks import sine_tasks as tasks
+from benchmarks.rounds import ratio
+from benchmarks.sine_tasks import (
+    ALL,
     BASELINE,
-    "none (regular)",
-    "gradient",
-    "convex, alpha -3",
-    "convex, alpha 0",
-    "convex, alpha 3",
-]
-POINTS = 1024
-GRID = np.linspace(-1, 1, 401, dtype="float32")[:, None]
-SETTINGS = {
-    "units": 64,
-    "blocks": 4,
-    "activation": "relu",
-    "learning_rate": 1e-3,
-    "steps": 3000,
-    "batch": 128,
-}
+    CORE,
+    DEEP,
+    FIRST,
+    FIRST_ORDER,
+    GELU,
+    MORE,
+    OTHERS,
+    SECONDS,
+    SIZES,
+    SMOKE,
+    TANH,
+    TASKS,
+    TIMED,
+)
+from benchmarks.study import Study
+
+RATES = (2e-3, 5e-3, 1e-2, 2e-2, 5e-2)
+# Sine networks want smaller ones.
+SINE_RATES = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
+TUNING_SEED = 1000  # And those after it.
+TRAINING = {"steps": 8000, "batch": 64, "evaluations": 16}
 BUDGETS = {
     "smoke": {
         "seeds": 2,
-        "frequencies": [1],
-        "variants": [BASELINE, "convex, alpha 0", "convex, alpha 0, second order"],
+        "parts": [(SMOKE, DEEP[:2])],
+        "rates": 2,
+        "timed": [SMOKE],
+        "tuning": 1,
+        "timing": {"timed": DEEP[:2], "at_once": 1, "steps": 10, "rounds": 2},
+        **TRAINING,
+        "steps": 100,
         "evaluations": 4,
-        **SETTINGS,
-        "units": 16,
-        "blocks": 1,
-        "steps": 300,
     },
     "cpu": {
         "seeds": 30,
-        "frequencies": [2, 5, 8],
-        "variants": list(VARIANTS),
-        "evaluations": 15,
-        **SETTINGS,
-    },
-    "gpu": {
-        "seeds": 30,
-        "frequencies": [2, 5, 8, 16, 32],
-        "variants": list(VARIANTS),
-        "evaluations": 50,
-        **SETTINGS,
-        "steps": 50_000,
+        "parts": [
+            *((task, CORE) for task in (FIRST, GELU, TANH)),
+            (FIRST, MORE[:3]),
+            *((task, FIRST_ORDER) for task in (FIRST, GELU)),
+            *((FIRST, DEEP, 16, blocks) for blocks in (1, 3, 4, 6)),
+            *((task, MORE) for task in (GELU, TANH)),
+            *((task, ALL) for task in (FIRST, GELU, TANH)),
+            *((task, CORE) for task in OTHERS),
+            *((FIRST, DEEP, 32, blocks) for blocks in (1, 2, 3, 4, 6)),
+        ],
+        "rates": 5,
+        "timed": [FIRST, GELU, TANH],
+        "tuning": 4,
+        "timing": {"timed": TIMED, "at_once": 10, "steps": 100, "rounds": 15},
+        **TRAINING,
     },
 }
-SWEPT = [
-    {"units": units, "blocks": blocks, "activation": activation, "learning_rate": rate}
-    for units in (32, 64)
-    for blocks in (2, 4)
-    for activation in ("relu", "gelu", "tanh")
-    for rate in (1e-3, 3e-3)
-]
-
-
-def truth(x, frequency):
-    return np.sin(2 * np.pi * frequency * x)
+BUDGETS["gpu"] = {**BUDGETS["cpu"], "steps": 50_000}
 
 
 def make_runs(study):
-    settings = {name: study.settings[name] for name in SETTINGS}
-    if study.sweep:
-        middle = study.settings["frequencies"][len(study.settings["frequencies"]) // 2]
-        return [
-            {"variant": BASELINE, "frequency": middle, "seed": seed} | settings | swept
-            for swept in SWEPT
-            for seed in study.seeds
-        ]
-    return [
-        {"variant": variant, "frequency": frequency, "seed": seed} | settings
-        for frequency in study.settings["frequencies"]
-        for variant in study.settings["variants"]
+    settings = study.settings
+    made = [
+        {"task": task, "variant": variant, "seed": seed}
+        | dict(zip(SIZES, sizes or SIZES.values(), strict=True))
+        | {name: settings[name] for name in TRAINING}
+        for task, variants, *sizes in settings["parts"]
+        for variant in variants
         for seed in study.seeds
     ]
+    made += [
+        {"task": task, "variant": SECONDS, "seed": 0, **SIZES}
+        | {"batch": settings["batch"]}
+        | settings["timing"]
+        for task in settings["timed"]
+    ]
+    return list({str(run): run for run in made}.values())
 
 
-def train(runs, bar, evaluations):
-    """All seeds of a variant at once."""
+def train(runs, bar, rates, tuning):
+    """All seeds of a variant at once, after some rates on the seeds for tuning."""
     run = runs[0]
+    if run["variant"] == SECONDS:
+        return [measure_seconds(run)]
+    truth = tasks.TARGETS[TASKS[run["task"]][-1]](tasks.GRID)
 
-    def data(seed):
-        x = np.random.default_rng(seed).uniform(-1, 1, (POINTS, 1)).astype("float32")
-        return (x, truth(x, run["frequency"])), GRID
+    def fit(pairs, bar=None):
+        _, found = together.train(
+            tasks.maker(run, run["variant"]),
+            [seed for _, seed in pairs],
+            lambda seed: tasks.data(run, seed),
+            steps=run["steps"] * tasks.VARIANTS[run["variant"]].get("longer", 1),
+            batch_size=run["batch"],
+            evaluations=run["evaluations"],
+            rates=[rate for rate, _ in pairs],
+            schedule=lambda share: (1 + np.cos(np.pi * share)) / 2,
+            bar=bar,
+        )
+        return [result["predictions"] for result in found]
 
-    def make(seed):
-        sizes = {name: run[name] for name in ("units", "blocks", "activation")}
-        model = models.MLP(1, **sizes, **VARIANTS[run["variant"]])
-        model.compile(keras.optimizers.Adam(run["learning_rate"]), "mse")
-        return model
+    def errors(predictions):
+        return np.mean((predictions - truth) ** 2, axis=(1, 2))
 
-    trained, found = together.train(
-        make,
-        [run["seed"] for run in runs],
-        data,
-        steps=run["steps"],
-        batch_size=run["batch"],
-        evaluations=evaluations,
-        bar=bar,
-    )
-    results = []
-    for run, model, result in zip(runs, trained, found, strict=True):
-        wrong = result["predictions"] - truth(GRID, run["frequency"])
-        results.append({"errors": np.mean(wrong**2, axis=(1, 2))})
-        blocks = [m for m in model.layers if isinstance(m, GradientResidual)]
-        if blocks[0].mix is not None:
-            results[-1]["mix"] = [block.mix for block in blocks]
+    rates = (SINE_RATES if run["variant"] == "sine network" else RATES)[:rates]
+    pairs = [
+        (rate, seed)
+        for rate in rates
+        for seed in range(TUNING_SEED, TUNING_SEED + tuning)
+    ]
+    tuned = np.log10([errors(predictions)[-1] for predictions in fit(pairs)])
+    tuned = np.nan_to_num(tuned, nan=np.inf).reshape(len(rates), -1).mean(1)
+    best = rates[np.argmin(tuned)]
+    found = fit([(best, run["seed"]) for run in runs], bar)
+    results = [{"errors": errors(f), "rate": best, "tuned": tuned} for f in found]
+    for run, result, predictions in zip(runs, results, found, strict=True):
         if run["seed"] == 0:
-            results[-1]["function"] = result["predictions"][-1, :, 0]
+            result["function"] = predictions[-1, :, 0]
     return results
 
 
-def log_error(result):
-    return np.log10(result["errors"][-1])
-
-
-def log_error_halfway(result):
-    return np.log10(result["errors"][len(result["errors"]) // 2])
-
-
-def report(study):
-    settings = study.settings
-    parts = [
-        "log10 of the mean squared error, mean ± standard error over "
-        f"{len(study.seeds)} seeds. factor: the geometric mean of the error in units "
-        "of that of identity; below 1 is better. p: the paired t-test of the "
-        "logarithms against identity, not corrected for the number of rows. halfway: "
-        "after half of the steps."
-    ]
-    for frequency in settings["frequencies"]:
-        rows = []
-        baseline = study.of(log_error, frequency=frequency, variant=BASELINE)
-        for variant in settings["variants"]:
-            values = study.of(log_error, frequency=frequency, variant=variant)
-            mean, error, difference, p = statistics(values, baseline)
-            _, _, halfway, p_halfway = statistics(
-                *(
-                    study.of(log_error_halfway, frequency=frequency, variant=v)
-                    for v in (variant, BASELINE)
-                )
-            )
-            mix = ""
-            if "convex" in variant:
-                shares = study.of(
-                    lambda result: np.mean(result["mix"]),
-                    frequency=frequency,
-                    variant=variant,
-                )
-                mix = f"{shares.mean():.3f}"
-            rows.append(
-                [
-                    variant,
-                    f"{mean:.2f} ± {error:.2f}",
-                    f"{10**difference:.2f}",
-                    p_value(p),
-                    f"{10**halfway:.2f}",
-                    p_value(p_halfway),
-                    mix,
-                ]
-            )
-        header = ["", "log10 error", "factor", "p", "factor, halfway", "p"]
-        header.append("sigmoid(alpha)")
-        parts.append(f"Frequency {frequency}\n\n{table(header, rows)}")
-    return "\n\n".join(parts)
-
-
-def sweep_report(study):
-    rows = []
-    for swept in SWEPT:
-        mean, error, *_ = statistics(*[study.of(log_error, **swept)] * 2)
-        rows.append((mean, [*swept.values(), f"{mean:.2f} ± {error:.2f}"]))
-    rows = [row for _, row in sorted(rows, key=lambda row: row[0])]
-    header = ["units", "blocks", "activation", "learning rate", "log10 error"]
-    return f"Identity, {len(study.seeds)} seeds, best first\n\n{table(header, rows)}"
-
-
-def draw(study):
-    plt = pyplot()
-    frequencies = study.settings["frequencies"]
-    drawn = [v for v in study.settings["variants"] if v in DRAWN]
-    figure, axes = plt.subplots(
-        len(drawn) + 1,
-        len(frequencies),
-        figsize=(5.5 * len(frequencies), 1.6 * len(drawn) + 4),
-        height_ratios=[1] * len(drawn) + [2.5],
-        layout="constrained",
-        squeeze=False,
+def measure_seconds(run):
+    """The seconds for a step of each variant, in turn, and their ratio to identity."""
+    found = together.seconds(
+        {variant: tasks.maker(run, variant) for variant in run["timed"]},
+        range(run["at_once"]),
+        lambda seed: tasks.data(run, seed),
+        steps=run["steps"],
+        batch_size=run["batch"],
+        rounds=run["rounds"],
     )
-    for column, frequency in zip(axes.T, frequencies, strict=True):
-        for axis, variant in zip(column, drawn, strict=False):
-            axis.plot(GRID, truth(GRID, frequency), color="grey", linewidth=1)
-            function = next(
-                result["function"]
-                for run, result in study.results
-                if (run["frequency"], run["variant"]) == (frequency, variant)
-                and run["seed"] == 0
-            )
-            axis.plot(GRID, function, color="tab:red", linewidth=1)
-            axis.set(ylim=(-1.6, 1.6), title=f"f = {frequency}: {variant}, seed 0")
-        for variant in drawn:
-            curves = study.of(
-                lambda result: np.log10(result["errors"]),
-                frequency=frequency,
-                variant=variant,
-            )
-            steps = study.settings["steps"] * np.arange(1, 1 + curves.shape[1])
-            steps = steps / curves.shape[1]
-            mean, spread = curves.mean(0), curves.std(0) / np.sqrt(len(curves))
-            (line,) = column[-1].plot(steps, mean, label=variant)
-            column[-1].fill_between(
-                steps, mean - spread, mean + spread, alpha=0.2, color=line.get_color()
-            )
-        column[-1].set(xlabel="steps", title=f"f = {frequency}: log10 error, all seeds")
-    axes[-1, 0].legend(fontsize=8)
-    study.save(figure)
-
-
-def main():
-    study = Study(__doc__, BUDGETS, sweep=True)
-    study.run(
-        make_runs(study),
-        lambda runs, bar: train(runs, bar, study.settings["evaluations"]),
-        cost=lambda run: run["steps"],
-        together=True,
-    )
-    if study.sweep:
-        study.write(sweep_report(study))
-        return
-    study.conclude(report(study), lambda: draw(study), check)
+    return {
+        "seconds": float(np.median(found[BASELINE])),
+        "ratios": {name: ratio(t, found[BASELINE]) for name, t in found.items()},
+    }
 
 
 def check(study):
-    """That the networks learn, and that the second order is another training."""
-    errors = [result["errors"] for _, result in study.results]
-    assert all(error[-1] < error[0] for error in errors), errors
-    assert len({error[-1] for error in errors}) == len(errors), errors
+    """That the networks learn, each another function, at the best of the rates."""
+    for run, result in study.results:
+        if run["variant"] == SECONDS:
+            assert result["ratios"][BASELINE] == 1, result
+            continue
+        assert result["errors"][-1] < result["errors"][0], (run, result["errors"])
+        assert result["rate"] == RATES[np.argmin(result["tuned"])], result
+    errors = [result["errors"][-1] for _, result in study.results[:-1]]
+    assert len(set(errors)) == len(errors), errors
+
+
+def main():
+    study = Study(__doc__, BUDGETS)
+    study.run(
+        make_runs(study),
+        lambda runs, bar: train(
+            runs, bar, study.settings["rates"], study.settings["tuning"]
+        ),
+        cost=lambda run: run["steps"],
+        together=True,
+    )
+    study.conclude(sine_report.report(study), lambda: sine_report.draw(study), check)
 
 
 if __name__ == "__main__":

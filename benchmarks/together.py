@@ -5,24 +5,40 @@ runs, so that thirty seeds cost little more than the operations that they share.
 other backends one after the other, by `fit`.
 """
 
+import functools
 import itertools
+import time
 
 import keras
 import numpy as np
 
 
-def train(make, seeds, data, *, steps, batch_size, evaluations, bar=None):
+def train(
+    make,
+    seeds,
+    data,
+    *,
+    steps,
+    batch_size,
+    evaluations,
+    bar=None,
+    rates=None,
+    schedule=None,
+):
     """Trains a network from each seed.
 
     Args:
         make: A function of a seed that returns a compiled model. A `GAL` in it needs
             `output_shapes`.
-        seeds: The seeds.
+        seeds: The seeds. With `rates` a seed may occur several times.
         data: A function of a seed that returns `(x, y), x_test`; of equal shapes.
         steps: Training steps.
         batch_size: Samples in each.
         evaluations: How many times, evenly over the steps, the networks are looked at.
         bar: A progress bar, moved by the steps of each seed.
+        rates: A learning rate for each seed; by default that of the models.
+        schedule: A function of the share of the training that is done, an array, that
+            returns what the rates are multiplied by. By default they are constant.
 
     Returns:
         The trained models, and for each a dict: the `predictions` for `x_test` at each
@@ -30,17 +46,64 @@ def train(make, seeds, data, *, steps, batch_size, evaluations, bar=None):
         diagnostics then, as `remainder`, `accepted` and so on, all as arrays of
         `evaluations` rows.
     """
+    models, parts, order = _start(make, seeds, data, steps, batch_size, rates)
+    factors = None
+    if schedule is not None:
+        factors = schedule(np.arange(steps) / steps).astype("float32")
+    ends = [steps * i // evaluations for i in range(evaluations + 1)]
+    run = _by_vmap if keras.backend.backend() == "jax" else _by_fit
+    return models, run(models, parts, order, ends, factors, bar)
+
+
+def seconds(makes, seeds, data, *, steps, batch_size, rounds):
+    """Times training steps of several networks, in turn, in one process.
+
+    Args:
+        makes: For each name a function as `make` of `train`.
+        seeds: Those that are trained at once, or one after the other.
+        data: As for `train`.
+        steps: The steps between two looks at the clock.
+        batch_size: Samples in each.
+        rounds: How often each has its turn. The ratio of two in the same round does not
+            depend on how fast the machine is at that time.
+
+    Returns:
+        For each name an array: the seconds for a step of one seed in each round, of
+        the processor's time, so that others who use the cores do not count.
+    """
+    actions = {}
+    for name, make in makes.items():
+        models, parts, order = _start(make, seeds, data, steps, batch_size)
+        if keras.backend.backend() == "jax":
+            actions[name] = functools.partial(_Vmapped(models, parts).run, order)
+        else:
+            ends = [0, steps]
+            actions[name] = functools.partial(_by_fit, models, parts, order, ends)
+        actions[name]()  # Compiles.
+    times = {name: [] for name in makes}
+    for round_ in range(rounds):
+        for name in list(makes)[:: -1 if round_ % 2 else 1]:
+            start = time.process_time()
+            actions[name]()
+            times[name].append(time.process_time() - start)
+    each = steps * len(seeds)
+    return {name: np.array(values) / each for name, values in times.items()}
+
+
+def _start(make, seeds, data, steps, batch_size, rates=None):
+    """The models, the data of each, and the indices of their batches."""
     parts = [data(seed) for seed in seeds]
     size = len(parts[0][0][0])
     order = np.stack([_batches(size, steps, batch_size, seed) for seed in seeds])
     models = []
-    for seed in seeds:
+    for i, seed in enumerate(seeds):
         keras.utils.set_random_seed(seed)
-        models.append(make(seed))
-        models[-1].optimizer.build(models[-1].trainable_variables)
-    ends = [steps * i // evaluations for i in range(evaluations + 1)]
-    run = _by_vmap if keras.backend.backend() == "jax" else _by_fit
-    return models, run(models, parts, order, ends, bar)
+        model = make(seed)
+        model.optimizer.build(model.trainable_variables)
+        if rates is not None:
+            model.optimizer.learning_rate = rates[i]
+        models.append(model)
+    return models, parts, order
 
 
 def _batches(size, steps, batch_size, seed):
@@ -54,10 +117,25 @@ def _batches(size, steps, batch_size, seed):
     return np.concatenate(epochs)[:steps]
 
 
-def _by_fit(models, parts, order, ends, bar):
+class _Scheduled(keras.callbacks.Callback):
+    """Sets the learning rate before each step."""
+
+    def __init__(self, rates):
+        super().__init__()
+        self.rates = iter(rates)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.model.optimizer.learning_rate = next(self.rates)
+
+
+def _by_fit(models, parts, order, ends, factors=None, bar=None):
     results = []
     for model, ((x, y), x_test), batches in zip(models, parts, order, strict=True):
         rows = []
+        callbacks = []
+        if factors is not None:
+            rate = float(model.optimizer.learning_rate)
+            callbacks.append(_Scheduled(rate * factors))
         for start, end in itertools.pairwise(ends):
             chosen = batches[start:end]
             history = model.fit(
@@ -65,58 +143,92 @@ def _by_fit(models, parts, order, ends, bar):
                 y[chosen.ravel()],
                 batch_size=batches.shape[1],
                 shuffle=False,
+                callbacks=callbacks,
                 verbose=0,
             )
             predictions = model.predict(x_test, verbose=0)
             rows.append(_row(model, predictions, history.history["loss"][-1]))
             if bar is not None:
                 bar.update(end - start)
+        if factors is not None:
+            model.optimizer.learning_rate = rate
         results.append(_columns(rows))
     return results
 
 
-def _by_vmap(models, parts, order, ends, bar):
-    import jax
-    import jax.numpy as jnp
-
-    model = models[0]
-    states = [[[v.value for v in part] for part in _variables(m)] for m in models]
-    state = jax.tree.map(lambda *values: jnp.stack(values), *states)
-    x, y, x_test = (
-        jnp.stack(arrays)
-        for arrays in zip(*((x, y, x_test) for (x, y), x_test in parts), strict=True)
-    )
-
-    @jax.jit
-    @jax.vmap
-    def segment(state, x, y, batches):
-        def step(state, batch):
-            logs, state = model.train_step(state, (x[batch], y[batch]))
-            return state, logs["loss"]
-
-        *state, metrics = state
-        fresh = [jnp.zeros_like(metric) for metric in metrics]
-        state, losses = jax.lax.scan(step, (*state, fresh), batches)
-        return state, losses[-1]  # Keras's running mean.
-
-    @jax.jit
-    @jax.vmap
-    def predict(state, x):
-        return model.stateless_call(state[0], state[1], x, training=False)[0]
-
+def _by_vmap(models, parts, order, ends, factors, bar):
+    trained = _Vmapped(models, parts)
     results = [[] for _ in models]
     for start, end in itertools.pairwise(ends):
-        state, losses = segment(state, x, y, order[:, start:end])
-        predictions = np.asarray(predict(state, x_test))
-        host = jax.tree.map(np.asarray, state)
-        for i, m in enumerate(models):
-            for variables, values in zip(_variables(m), host, strict=True):
-                for variable, value in zip(variables, values, strict=True):
-                    variable.assign(value[i])
-            results[i].append(_row(m, predictions[i], losses[i]))
+        part = None if factors is None else factors[start:end]
+        losses = trained.run(order[:, start:end], part)
+        predictions = trained.predict()
+        for row, *values in zip(results, models, predictions, losses, strict=True):
+            row.append(_row(*values))
         if bar is not None:
             bar.update((end - start) * len(models))
     return [_columns(rows) for rows in results]
+
+
+class _Vmapped:
+    """Models of one architecture on JAX, each variable stacked along a new axis."""
+
+    def __init__(self, models, parts):
+        import jax
+        import jax.numpy as jnp
+
+        self.models = models
+        model = models[0]
+        states = [[[v.value for v in part] for part in _variables(m)] for m in models]
+        self.state = jax.tree.map(lambda *values: jnp.stack(values), *states)
+        self.x, self.y, self.x_test = (
+            jnp.stack(arrays)
+            for arrays in zip(*((x, y, test) for (x, y), test in parts), strict=True)
+        )
+        # The learning rate is a variable of the optimizer: each model has its own.
+        rate_at = [v.path for v in model.optimizer.variables].index(
+            model.optimizer.learning_rate.path
+        )
+
+        @jax.jit
+        @functools.partial(jax.vmap, in_axes=(0, 0, 0, 0, None))
+        def segment(state, x, y, batches, factors):
+            rate = state[2][rate_at]
+
+            def step(state, now):
+                batch, factor = now
+                state[2][rate_at] = rate * factor
+                logs, state = model.train_step(state, (x[batch], y[batch]))
+                return list(state), logs["loss"]
+
+            fresh = [jnp.zeros_like(metric) for metric in state[3]]
+            state = [*state[:3], fresh]
+            state, losses = jax.lax.scan(step, state, (batches, factors))
+            state[2][rate_at] = rate
+            return state, losses[-1]  # Keras's running mean.
+
+        @jax.jit
+        @jax.vmap
+        def predict(state, x):
+            return model.stateless_call(state[0], state[1], x, training=False)[0]
+
+        self._segment, self._predict = segment, predict
+
+    def run(self, batches, factors=None):
+        """Trains on batches `(models, steps, samples)`; returns the mean losses."""
+        if factors is None:
+            factors = np.ones(batches.shape[1], "float32")
+        self.state, losses = self._segment(self.state, self.x, self.y, batches, factors)
+        return np.asarray(losses)
+
+    def predict(self):
+        """Gives the models their weights; returns what they predict for the test."""
+        host = [[np.asarray(value) for value in part] for part in self.state]
+        for i, model in enumerate(self.models):
+            for variables, values in zip(_variables(model), host, strict=True):
+                for variable, value in zip(variables, values, strict=True):
+                    variable.assign(value[i])
+        return np.asarray(self._predict(self.state, self.x_test))
 
 
 def _variables(model):

@@ -18,7 +18,18 @@ ROOT = pathlib.Path(__file__).parents[1]
 # At the end: an installed package goes before the folder of that name there.
 sys.path.append(str(ROOT))
 
-from benchmarks import cifar, data, images, segmentation, study, together  # noqa: E402
+from benchmarks import (  # noqa: E402
+    cifar,
+    coordinates,
+    data,
+    images,
+    segmentation,
+    sine_report,
+    sine_tasks,
+    study,
+    together,
+)
+from keras_gradres.layers import GradientResidual  # noqa: E402
 from keras_gradres.optimizers import GAL  # noqa: E402
 
 STUDIES = [
@@ -28,6 +39,7 @@ STUDIES = [
     "regression",
     "segmentation",
     "sine",
+    "sine_relu",
     "super_resolution",
 ]
 DATA = os.environ.get(study.DATA)
@@ -255,6 +267,89 @@ def test_statistics_by_hand():
     assert np.isnan(p)
 
 
+@pytest.mark.parametrize("finer", [False, True])
+def test_sine_layers(finer):
+    # u = 0.5: sin(2 * 0.5), and sin(2 * 1.5 * 0.5) with FINER; the slopes are
+    # 2 cos(1), and 2 (2 * 0.5 + 1) cos(1.5).
+    phase, slope = (1.5, 4) if finer else (1, 2)
+    layer = coordinates.Sine(2.0, finer)
+    skip = GradientResidual([layer], residual="additive", normalize=False)
+    found = skip(np.full((1, 1), 0.5, "float32"))
+    expected = np.sin(phase) + 0.5 + slope * np.cos(phase)
+    assert float(found[0, 0]) == pytest.approx(expected, rel=1e-5)
+    again = coordinates.Sine.from_config(layer.get_config())
+    assert (again.omega, again.finer) == (2.0, finer)
+
+
+@pytest.mark.parametrize("finer", [False, True])
+def test_siren_keeps_its_spread(finer):
+    """Section 3.2 of SIREN: the phases of hidden layers have variance 1 about."""
+    keras.utils.set_random_seed(0)
+    make = coordinates.finer if finer else coordinates.siren
+    assert make(1, 1, 16, 4).count_params() == 1137
+    x = np.linspace(-1, 1, 512, dtype="float32")[:, None]
+    for i, layer in enumerate(make(1, 1, 256, 3).layers[1:-1]):
+        x = keras.ops.convert_to_numpy(layer(x))
+        if i in (2, 4, 6):
+            assert 0.7 < np.std(30 * x) < (2.5 if finer else 1.5)
+
+
+def test_fourier_features_by_hand():
+    layer = coordinates.FourierFeatures(2)
+    layer.build((None, 1))
+    layer.set_weights([np.array([[0.5, 1.0]])])
+    found = layer(np.array([[0.25]], "float32"))
+    # 2 pi B x is pi / 4 and pi / 2.
+    half = np.sqrt(0.5)
+    found = keras.ops.convert_to_numpy(found)
+    np.testing.assert_allclose(found, [[half, 0, half, 1]], atol=1e-6)
+
+
+def test_holm_by_hand():
+    # 3 * 0.01, 2 * 0.04, and 0.045, which may not be below the one before.
+    found = study.holm([0.04, np.nan, 0.045, 0.01])
+    np.testing.assert_allclose(found, [0.08, np.nan, 0.08, 0.03])
+    np.testing.assert_allclose(study.holm([0.6, 0.7]), [1, 1])
+
+
+def test_sine_table_by_hand():
+    """Errors of three seeds; the time of `twice the steps` is twice that of a step."""
+    task = sine_tasks.FIRST
+    final = {
+        "identity": [1.0, 0.1, 0.1],
+        "identity, twice the steps": [0.1, 0.01, 0.1],
+        "gain, second order": [0.01, 0.001, 0.1],
+    }
+    made = study.Study.__new__(study.Study)
+    made.seeds = range(3)
+    made.results = [
+        (
+            {"task": task, "variant": name, "seed": seed, **sine_tasks.SIZES},
+            {"errors": np.array([1.0, error]), "rate": 0.01},
+        )
+        for name, errors in final.items()
+        for seed, error in enumerate(errors)
+    ]
+    timing = {"task": task, "variant": sine_tasks.SECONDS, "seed": 0}
+    ratios = {"identity": 1.0, "gain, second order": 1.5}
+    made.results.append(
+        (timing | sine_tasks.SIZES, {"seconds": 3e-5, "ratios": ratios})
+    )
+    _, title, table = sine_report.report(made).split("\n\n")
+    assert title.endswith(
+        "(same size: identity, 30 µs a step; same time: identity, twice the steps)"
+    )
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
+    # Means of log10: -2/3, -4/3, -2. Differences to identity -1, -1, 0, and -2, -2, 0:
+    # t = -2, p = 0.184 with 2 degrees of freedom, twice that after Holm.
+    assert [row[:6] for row in rows] == [
+        ["identity", "0.01", "-0.67 ± 0.33", "-0.33", "0%", "1.00"],
+        ["gain, second order", "0.01", "-2.00 ± 0.58", "-1.00", "67%", "1.50"],
+        ["identity, twice the steps", "0.01", "-1.33 ± 0.33", "-0.67", "33%", "2.00"],
+    ]
+    assert rows[1][6:] == ["0.0464", "0.367", "0.215", "0.367"]
+
+
 def make(seed):
     """A perceptron with a GAL, all of it from one seed."""
     keras.utils.set_random_seed(seed)
@@ -289,7 +384,9 @@ def test_together_is_fit():
         model = make(seed)
         parts = [make_data(seed)]
         model.optimizer.build(model.trainable_variables)
-        (expected,) = together._by_fit([model], parts, [batches], [0, 4, 8, 12], None)
+        (expected,) = together._by_fit(
+            [model], parts, [batches], [0, 4, 8, 12], None, None
+        )
         assert expected.keys() == found[seed].keys()
         for name, values in expected.items():
             np.testing.assert_allclose(
@@ -305,6 +402,36 @@ def test_together_is_fit():
         )
         for a, b in pairs:
             np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=2e-3, atol=1e-4)
+
+
+def test_rates_and_schedule_are_each_models_own():
+    """One step of SGD on y = w x moves w by the rate; here, by hand."""
+
+    def make(seed):
+        dense = keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")
+        model = keras.Sequential([keras.Input((1,)), dense])
+        # d/dw of (w - 1/2)^2 at 0 is -1, and shrinks as w grows.
+        model.compile(keras.optimizers.SGD(9.0), "mse")
+        return model
+
+    data = lambda seed: ((np.ones((2, 1)), np.full((2, 1), 0.5)), np.ones((1, 1)))  # noqa: E731
+    models, found = together.train(
+        make,
+        [0, 0],
+        data,
+        steps=2,
+        batch_size=1,
+        evaluations=2,
+        rates=[0.1, 0.2],
+        schedule=lambda share: 1 - share,
+    )
+    for rate, model, result in zip((0.1, 0.2), models, found, strict=True):
+        first = rate
+        second = first + rate / 2 * (1 - 2 * first)
+        np.testing.assert_allclose(
+            result["predictions"].ravel(), [first, second], rtol=1e-5
+        )
+        assert float(model.optimizer.learning_rate) == pytest.approx(rate)
 
 
 def test_batches_are_epochs():
