@@ -13,6 +13,8 @@ longer, after as many fewer steps.
     KERAS_BACKEND=tensorflow python -m benchmarks.feature_adjustment --budget cifar ...
 """
 
+import collections
+
 import keras
 import numpy as np
 
@@ -21,26 +23,26 @@ from benchmarks.feature_network import METHODS, OURS, PLAIN, Network, body
 from benchmarks.study import Study, holm, p_value, pyplot, statistics, table
 from benchmarks.tuned import Tuned, grid
 
-FEW = [m for m in METHODS if "smoothing" not in METHODS[m]]
 MAIN = [PLAIN, "label smoothing", OURS, "K-FAC, last layer, 0.01"]
+FEW = [PLAIN, OURS, "K-FAC, last layer, 0.01"]
 RATES = {"SGD": grid(0.01, 7), "Adam": grid(0.001, 6)}
-# Methods, optimizers, batch, steps, those of "early", evaluations, classes (or 0).
+Task = collections.namedtuple("Task", "methods batch steps early evaluations classes")
+# The methods by optimizer; what "early" is; the classes, or 0 for a regression.
 TASKS = {
-    "digits": (list(METHODS), list(RATES), 64, 400, 48, 50, 10),
-    "digits, batch 512": (MAIN, ["SGD"], 512, 200, 24, 50, 10),
-    "california": (FEW, list(RATES), 128, 600, 60, 40, 0),
-    "cifar10": (MAIN, ["SGD"], 128, 480, 60, 16, 10),
+    "digits": Task({"SGD": list(METHODS), "Adam": MAIN}, 64, 400, 48, 50, 10),
+    "california": Task({"SGD": FEW, "Adam": FEW}, 128, 600, 60, 20, 0),
+    "cifar10": Task({"SGD": MAIN}, 128, 480, 60, 16, 10),
 }
 BUDGETS = {
-    "smoke": {"seeds": 1, "tasks": ["digits"], "tuning_seeds": 1, "longest": 0}
-    | {"optimizers": ["SGD"], "methods": [PLAIN, OURS], "rates": 2, "shorter": 5},
-    "cpu": {"seeds": 30, "tasks": ["digits", "digits, batch 512", "california"]},
-    "cifar": {"seeds": 8, "tuning_seeds": 3, "tasks": ["cifar10"], "rates": 5},
+    "smoke": {"seeds": 1, "tasks": ["digits"], "rates": 1, "shorter": 5}
+    | {"optimizers": ["SGD"], "methods": [PLAIN, OURS]},
+    "cpu": {"seeds": 24, "tuning_seeds": 8, "tasks": ["digits", "california"]},
+    "cifar": {"seeds": 8, "tuning_seeds": 2, "tasks": ["cifar10"], "rates": 5},
 }
 
 
 def make(task, method, optimizer, shape, rate=0.01):
-    network = Network(body(task, shape), TASKS[task][-1], **METHODS[method])
+    network = Network(body(task, shape), TASKS[task].classes, **METHODS[method])
     options = {"momentum": 0.9} if optimizer == "SGD" else {}
     network.compile(getattr(keras.optimizers, optimizer)(rate, **options))
     return network
@@ -74,7 +76,7 @@ def load(study, task):
 
 def timed(study, tasks):
     """For each task and batch the seconds of a step of each method, in many rounds."""
-    wanted = [(task, TASKS[task][2]) for task in tasks]
+    wanted = [(task, TASKS[task].batch) for task in tasks]
     if "digits" in tasks and study.budget != "smoke":
         wanted += [("digits", 32), ("digits", 128), ("digits", 512)]
     runs = [
@@ -93,7 +95,7 @@ def timed(study, tasks):
                     method: lambda seed, m=method: make(
                         run["task"], m, "SGD", x.shape[1:]
                     )
-                    for method in methods_of(study, run["task"])
+                    for method in methods_of(study, run["task"], "SGD")
                 },
                 [0],
                 lambda seed: ((x, y), x_test),
@@ -114,16 +116,16 @@ def timed(study, tasks):
     }
 
 
-def methods_of(study, task):
-    return study.settings.get("methods", TASKS[task][0])
+def methods_of(study, task, optimizer):
+    return study.settings.get("methods", TASKS[task].methods[optimizer])
 
 
 def compare(study, task, optimizer, ratios):
     """All methods of a task with an optimizer, each with its best rates."""
-    _, _, batch, steps, early, evaluations, classes = TASKS[task]
+    batch, steps, early, evaluations, classes = TASKS[task][1:]
     shorter = study.settings.get("shorter", 1)
     steps, evaluations = steps // shorter, evaluations // shorter
-    first = max(early * evaluations // steps // shorter, 1)
+    first = early * evaluations // steps
     parts = load(study, task)
     shape = parts(0)[0][0].shape[1:]
 
@@ -137,6 +139,7 @@ def compare(study, task, optimizer, ratios):
             evaluations=evaluations,
             rates=[rate for rate, _ in pairs],
             bar=bar,
+            keep=False,
         )
         results = []
         for (_, seed), result in zip(pairs, found, strict=True):
@@ -167,7 +170,7 @@ def compare(study, task, optimizer, ratios):
     cases = [
         {"variant": method, "task": task, "optimizer": optimizer}
         | {"rates": RATES[optimizer][: study.settings.get("rates")], "steps": steps}
-        for method in methods_of(study, task)
+        for method in methods_of(study, task, optimizer)
     ]
     return Tuned(study, cases, fit, measures, cost=lambda run: steps)
 
@@ -175,11 +178,11 @@ def compare(study, task, optimizer, ratios):
 def report(study, found, ratios):
     texts = []
     for task in study.settings["tasks"]:
-        batch, steps, early = TASKS[task][2:5]
+        batch, steps, early = TASKS[task][1:4]
         of_task = {o: t for (name, o), t in found.items() if name == task}
         cells = {}
         for measure in next(iter(of_task.values())).measures:
-            rows = [(o, m) for o in of_task for m in methods_of(study, task)]
+            rows = [(o, m) for o in of_task for m in methods_of(study, task, o)]
             parts = []
             for optimizer, method in rows:
                 tuned = of_task[optimizer]
@@ -201,7 +204,7 @@ def report(study, found, ratios):
                     f"{ratios[task, batch][method]:.2f}",
                     *cells[optimizer, method],
                 ]
-                for method in methods_of(study, task)
+                for method in methods_of(study, task, optimizer)
             ]
             part = ["early", "%", "p", "%, equal time", "p"]
             header = ["", "rate", "time", *part, "end", *part[1:]]
@@ -231,11 +234,11 @@ def draw(study, found, ratios):
         1, len(found), figsize=(6 * len(found), 5), layout="constrained", squeeze=False
     )
     for axis, ((task, optimizer), tuned) in zip(axes[0], found.items(), strict=True):
-        for method in methods_of(study, task):
+        for method in methods_of(study, task, optimizer):
             runs = tuned.found(method, tuned.rate(method, "end"))
             curve = np.mean([run["errors"] for run in runs], 0)
             steps = tuned.cases[0]["steps"] * np.linspace(0, 1, len(curve) + 1)[1:]
-            ratio = ratios[task, TASKS[task][2]][method]
+            ratio = ratios[task, TASKS[task].batch][method]
             style = {"color": "black", "linewidth": 2} if method == PLAIN else {}
             axis.plot(steps * ratio, curve, label=method, **style)
         axis.set(title=f"{task}, {optimizer}", yscale="log")
@@ -249,9 +252,11 @@ def main():
     tasks = study.settings["tasks"]
     ratios = timed(study, tasks)
     found = {
-        (task, optimizer): compare(study, task, optimizer, ratios[task, TASKS[task][2]])
+        (task, optimizer): compare(
+            study, task, optimizer, ratios[task, TASKS[task].batch]
+        )
         for task in tasks
-        for optimizer in study.settings.get("optimizers", TASKS[task][1])
+        for optimizer in study.settings.get("optimizers", TASKS[task].methods)
     }
     study.conclude(
         report(study, found, ratios), lambda: draw(study, found, ratios), check

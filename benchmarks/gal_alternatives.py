@@ -59,28 +59,25 @@ CLASSIFIERS = {
     "GAL, alpha 0.03": (cross_entropy(), 0.03),
     "GAL, alpha 0.1": (cross_entropy(), 0.1),
     "GAL, alpha 0.3": (cross_entropy(), 0.3),
-    "label smoothing, 0.03": (cross_entropy(smoothing=0.03), None),
     "label smoothing, 0.1": (cross_entropy(smoothing=0.1), None),
-    "logits penalty, 0.001": (cross_entropy(penalty=0.001), None),
     "logits penalty, 0.01": (cross_entropy(penalty=0.01), None),
 }
-NOISY = (BASELINE, "GAL, alpha 0.1", "GAL, alpha 0.3", "label smoothing, 0.1")
+NOISY = (BASELINE, "GAL, alpha 0.1", "label smoothing, 0.1")
 PROBLEMS = {
     "digits": CLASSIFIERS,
     "digits, noise": {name: CLASSIFIERS[name] for name in NOISY}
-    | {f"generalized, q {q}": (generalized(q), None) for q in (0.4, 0.7)},
+    | {f"generalized, q {q}": (generalized(q), None) for q in (0.7,)},
     "diabetes, outliers": {
         BASELINE: (keras.losses.MeanSquaredError(), None),
         "GAL, alpha 0.1": (keras.losses.MeanSquaredError(), 0.1),
-        "GAL, alpha 0.3": (keras.losses.MeanSquaredError(), 0.3),
         "Huber": (keras.losses.Huber(), None),
     },
 }
 TRAINING = {"steps": 800, "batch": 32}
 BUDGETS = {
-    "smoke": {"seeds": 1, "tuning_seeds": 1, "longest": 0, "rates": 1, "methods": 2}
+    "smoke": {"seeds": 1, "rates": 1, "methods": 2}
     | {"problems": ["digits"], **TRAINING, "steps": 60},
-    "cpu": {"seeds": 30, "problems": list(PROBLEMS), **TRAINING},
+    "cpu": {"seeds": 24, "tuning_seeds": 6, "problems": list(PROBLEMS), **TRAINING},
 }
 
 
@@ -138,6 +135,7 @@ def compare(study, problem):
             evaluations=4,
             rates=[rate for rate, _ in pairs],
             bar=bar,
+            keep=False,
         )
         results = []
         for seed, result in zip(seeds, found, strict=True):

@@ -43,8 +43,12 @@ NETWORKS = {
 FOLLOWED = ("MLP(z), alpha 0.001", "MLP(z), trained by Adam 0.01, alpha 0.001")
 VARIANTS = {BASELINE: None} | {
     f"{name}, alpha {alpha}": (name, alpha)
-    for alpha in (0.001, 0.1, 0.3)
-    for name in (list(NETWORKS) if alpha > 0.01 else list(NETWORKS)[:3])
+    for alpha, names in (
+        (0.001, list(NETWORKS)[:3]),
+        (0.1, ["z + MLP(z)", "MLP(z)", "random linear"]),
+        (0.3, list(NETWORKS)),
+    )
+    for name in names
 }
 BUDGETS = {
     "smoke": {"seeds": 1, "steps": 60, "evaluations": 3}

@@ -14,7 +14,7 @@ import numpy as np
 
 STEP = 1.75
 TUNING_SEEDS = range(1000, 1010)
-LONGEST = 5
+LONGEST = 3
 
 
 def grid(first, count):
@@ -27,7 +27,7 @@ class Tuned:
 
     Args:
         study: The `Study`. Its settings may have `tuning_seeds`, how many; and
-            `longest`, how many times a grid goes on, 5 by default.
+            `longest`, how many times a grid goes on, 3 by default.
         cases: A list of dicts with a `variant`, the `rates` to begin with, and what
             else decides a run. One with a single rate is not tuned.
         fit: A function of a run, of pairs of a rate and a seed, and of a progress bar.

@@ -41,6 +41,7 @@ STUDIES = [
     "gal_ablation",
     "gal_alternatives",
     "gal_mechanism",
+    "paper_split",
     "regression",
     "segmentation",
     "sine",
