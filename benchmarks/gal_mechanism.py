@@ -27,7 +27,7 @@ from benchmarks.study import Study, pyplot, table
 from keras_gradres.optimizers import GAL
 
 FAILED = 10
-PROBE = 400
+PROBE = 200
 # The h of each name, as arguments of GAL.
 NETWORKS = {
     "z + MLP(z)": dict,
@@ -53,7 +53,7 @@ VARIANTS = {BASELINE: None} | {
 BUDGETS = {
     "smoke": {"seeds": 1, "steps": 60, "evaluations": 3}
     | {"variants": [BASELINE, "MLP(z), alpha 0.001"]},
-    "cpu": {"seeds": 30, "steps": 800, "evaluations": 20, "variants": list(VARIANTS)},
+    "cpu": {"seeds": 30, "steps": 800, "evaluations": 10, "variants": list(VARIANTS)},
 }
 
 

@@ -29,11 +29,16 @@ TASKS = {
     "california": (1, 1.09, 0.78),
 }
 BUDGETS = {
-    "smoke": {"seeds": 2, "tasks": ["diabetes"], "marks": 2}
+    "smoke": {"seeds": 2, "tasks": ["diabetes"], "marks": 2, "apart": 4}
     | {"variants": list(VARIANTS)[:2]},
-    "cpu": {"seeds": 30, "tasks": list(TASKS), "marks": 12}
+    "cpu": {"seeds": 24, "tasks": list(TASKS), "marks": 10}
     | {"variants": list(VARIANTS)},
 }
+
+
+def apart(study, task):
+    """The epochs between two marks."""
+    return study.settings.get("apart", TASKS[task][0])
 
 
 def split(study, task):
@@ -91,7 +96,7 @@ def train(runs, bar, study, splits):
 def report(study):
     texts, variants = [], study.settings["variants"]
     for task in study.settings["tasks"]:
-        apart, *paper = TASKS[task]
+        _, *paper = TASKS[task]
         curves = {
             variant: study.of(lambda r: r["mae"], variant=variant, task=task)
             for variant in variants
@@ -112,7 +117,7 @@ def report(study):
             cells = [f"{mean:.3g} ± {error:.1g}"]
             for part, p in list(zip(row, p_values, strict=True))[1:]:
                 cells += [f"{100 * part[2] / mean:+.3f}", p_value(p)]
-            rows.append([(mark + 1) * apart, *cells])
+            rows.append([(mark + 1) * apart(study, task), *cells])
         header = ["epochs", "Adam, MAE"]
         for variant in variants[1:]:
             header += [f"{variant}, %", "p"]
@@ -122,9 +127,9 @@ def report(study):
             f"{table(header, rows)}"
         )
     texts.append(
-        f"{len(study.seeds)} seeds; ± is the standard error over initializations. %: the "
-        "difference from Adam's error at the same mark; p: the paired t-test, corrected "
-        "by Holm's method for all of a table."
+        f"{len(study.seeds)} seeds; ± is the standard error over initializations. %: "
+        "the difference from Adam's error at the same mark; p: the paired t-test, "
+        "corrected by Holm's method for all of a table."
     )
     return "\n\n".join(texts)
 
@@ -136,10 +141,12 @@ def draw(study):
         1, len(tasks), figsize=(6 * len(tasks), 5), layout="constrained", squeeze=False
     )
     for axis, task in zip(axes[0], tasks, strict=True):
-        apart, alone, ours = TASKS[task]
-        for variant, style in zip(study.settings["variants"], ("-", "--", ":", "-.")):
+        _, alone, ours = TASKS[task]
+        for variant, style in zip(
+            study.settings["variants"], ("-", "--", ":", "-."), strict=False
+        ):
             curves = study.of(lambda r: r["mae"], variant=variant, task=task)
-            epochs = apart * np.arange(1, curves.shape[1] + 1)
+            epochs = apart(study, task) * np.arange(1, curves.shape[1] + 1)
             mean, spread = curves.mean(0), curves.std(0)
             axis.plot(epochs, mean, style, label=variant)
             if variant == BASELINE:
@@ -159,7 +166,7 @@ def main():
     runs = []
     for task, ((x, _), _) in splits.items():
         each = len(x) // regression.TASKS[task][2]
-        steps = TASKS[task][0] * study.settings["marks"] * each
+        steps = apart(study, task) * study.settings["marks"] * each
         runs += [
             {"task": task, "variant": variant, "seed": seed, "steps": steps}
             for variant in study.settings["variants"]

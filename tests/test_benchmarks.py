@@ -428,7 +428,8 @@ def test_feature_adjustment_by_its_formula():
     k = features.astype("float64") @ features.T
     mu = 0.05 * np.trace(k)
     expected = np.linalg.inv(np.eye(5) + k / mu) @ d
-    found = feature_network.adjusted(d, features, damping=0.05)
+    arguments = map(ops.convert_to_tensor, (d, features))
+    found = feature_network.adjusted(*arguments, damping=0.05)
     np.testing.assert_allclose(ops.convert_to_numpy(found), expected, atol=1e-5)
 
 
@@ -440,7 +441,7 @@ def test_kfac_by_its_formula():
     mus = [0.1 * np.trace(factor) for factor in (a, g)]
     damped = [np.eye(len(f)) + f / mu for f, mu in zip((a, g), mus, strict=True)]
     expected = np.linalg.solve(np.kron(*damped), gradient.ravel()).reshape(4, 3)
-    arguments = [x.astype("float32") for x in (gradient, a, g)]
+    arguments = [ops.convert_to_tensor(x, "float32") for x in (gradient, a, g)]
     found = feature_network.preconditioned(*arguments, damping=0.1)
     np.testing.assert_allclose(ops.convert_to_numpy(found), expected, rtol=1e-3)
 
