@@ -13,6 +13,8 @@ import numpy as np
 from keras import ops
 
 ALPHAS = (0.01, 0.1, 0.3, 0.6)
+# eta~: with the paper's beta and eta of 0.001; with beta = 1 and the rate of the study.
+STEPS = (1e-6, 0.05)
 
 
 def derivatives(z, y):
@@ -79,18 +81,18 @@ def followed(z, y, network):
     if network is not None:
         said = ops.convert_to_numpy(network(z.astype("float32")))
         found["said_by_h"] = cosine(said, v)
-    found["positive"] = [positive(z, y[seen], d, t) for t in ("float32", "float64")]
+    found["noise"] = [noise(z, y[seen], d, h, step) for step in STEPS]
     return found
 
 
-def positive(z, y, d, dtype, step=1e-6):
-    """The part of the remainders above zero, for g = d and eta~ = beta eta = 1e-6."""
-    z, d = z.astype(dtype), d.astype(dtype)
+def noise(z, y, d, h, step):
+    """The median of |r|, computed in float32, in units of what it is; for g = d."""
+    curved = step**2 / 2 * np.einsum("ni,nij,nj->n", d, h, d)
+    z, d, step = z.astype("float32"), d.astype("float32"), np.float32(step)
 
     def loss(z):
         z = z - z.max(-1, keepdims=True)
         return np.log(np.exp(z).sum(-1)) - z[np.arange(len(z)), y]
 
-    step = np.asarray(step, dtype)
     r = loss(z - step * d) - loss(z) + step * (d * d).sum(-1)
-    return np.mean(r > 0)
+    return np.median(np.abs(r) / curved)
