@@ -187,11 +187,12 @@ def report(study, found):
                 ]
             )
         rows = [
-            [m, f"{tuned.rate(m, 'end'):g}", *best, *fixed]
+            [m, f"{tuned.rate(m, 'end'):g}", *best]
+            + [f"{tuned.values(m, 'end').max():.3g}", *fixed]
             for m, best, fixed in zip(tuned.best, *columns, strict=True)
         ]
         error = "MAE" if problem.startswith("diabetes") else "error, %"
-        header = ["", "best rate", error, "difference, %", "p"]
+        header = ["", "best rate", error, "difference, %", "p", "worst"]
         header += [f"{error}, at {FIXED}", "difference, %", "p"]
         texts.append(f"{problem}\n\n{table(header, rows)}")
     texts.append(
