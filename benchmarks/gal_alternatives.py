@@ -187,8 +187,13 @@ def report(study, found):
                 ]
             )
         rows = [
-            [m, f"{tuned.rate(m, 'end'):g}", *best]
-            + [f"{tuned.values(m, 'end').max():.3g}", *fixed]
+            [
+                m,
+                f"{tuned.rate(m, 'end'):g}",
+                *best,
+                f"{tuned.values(m, 'end').max():.3g}",
+                *fixed,
+            ]
             for m, best, fixed in zip(tuned.best, *columns, strict=True)
         ]
         error = "MAE" if problem.startswith("diabetes") else "error, %"
