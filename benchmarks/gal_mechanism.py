@@ -184,15 +184,13 @@ def report(study, names):
     ]
     header = ["cosine with v*, alpha 0.1", "the best of z", "h, at the end"]
     texts.append(table(header, rows))
+    noise = study.of(lambda r: r["noise"], variant=FOLLOWED[0])
     rows = [
-        [f"eta~ = {step:g}, after {steps[t]} steps"]
-        + [
-            f"{np.median(study.of(lambda r: r['noise'][t][i], variant=FOLLOWED[0])):.0e}"
-        ]  # noqa: B023
+        [f"eta~ = {step:g}, after {steps[t]} steps", f"{np.median(noise[:, t, i]):.0e}"]
         for i, step in enumerate(STEPS)
         for t in chosen
     ]
-    texts.append(table(["rounding", "|r| in float32 / what it is"], rows))
+    texts.append(table(["rounding", "r in float32 / what it is"], rows))
     texts.append(
         f"Digits, {study.settings['steps']} steps, {len(study.seeds)} seeds; the last "
         "table has medians over samples and seeds, of g = dl/dz."
