@@ -220,7 +220,7 @@ def report(study, found, ratios):
     ]
     header = ["data, batch", "plain, ms", *METHODS]
     texts.append(
-        f"The time for a step, plain = 1; digits and California with SGD\n\n{table(header, rows)}"
+        f"Time for a step, plain = 1 (CIFAR-10: with Adam)\n\n{table(header, rows)}"
     )
     texts.append(
         f"{len(study.seeds)} seeds. Errors in % (California: the mean absolute error), "
