@@ -242,7 +242,8 @@ def draw(study, found, ratios):
             curve = np.mean([run["errors"] for run in runs], 0)
             steps = tuned.cases[0]["steps"] * np.linspace(0, 1, len(curve) + 1)[1:]
             ratio = ratios[task, TASKS[task].batch][method]
-            style = {"color": "black", "linewidth": 2} if method == PLAIN else {}
+            at = list(METHODS).index(method)
+            style = {"color": f"C{at}" if at else "black"}
             axis.plot(steps * ratio, curve, label=method, **style)
         axis.set(title=f"{task}, {optimizer}", yscale="log")
         axis.set(xlabel="time, in steps of the plain optimizer", ylabel="test error")
