@@ -126,7 +126,6 @@ def compare(study, task, optimizer, ratios):
     batch, steps, early, evaluations, classes = TASKS[task][1:]
     shorter = study.settings.get("shorter", 1)
     steps, evaluations = steps // shorter, evaluations // shorter
-    first = early * evaluations // steps
     parts = load(study, task)
     shape = parts(0)[0][0].shape[1:]
 
@@ -155,17 +154,21 @@ def compare(study, task, optimizer, ratios):
         return results
 
     def after(count):
-        """The error after this share of the evaluations, with or without the time."""
+        """The error after these evaluations; and after their time, interpolated."""
+        marks = np.arange(1, evaluations + 1)
         return {
             "": lambda method, found: found["errors"][count - 1],
-            ", equal time": lambda method, found: found["errors"][
-                max(int(count / max(ratios[method], 1)), 1) - 1
-            ],
+            ", equal time": lambda method, found: np.interp(
+                count / max(ratios[method], 1), marks, found["errors"]
+            ),
         }
 
     measures = {
         name + suffix: measure
-        for name, count in (("early", first), ("end", evaluations))
+        for name, count in (
+            ("early", early * evaluations // steps),
+            ("end", evaluations),
+        )
         for suffix, measure in after(count).items()
     }
     cases = [
