@@ -79,17 +79,15 @@ def timed(study, tasks):
     wanted = [(task, TASKS[task].batch) for task in tasks]
     if "digits" in tasks and study.budget != "smoke":
         wanted += [("digits", 32), ("digits", 128), ("digits", 512)]
-    runs = [
-        {"variant": "time", "seed": 0, "task": task, "batch": batch}
-        for task, batch in wanted
-    ]
+    made = {"variant": "time", "seed": 0}
+    runs = [{**made, "task": task, "batch": batch} for task, batch in wanted]
 
     def measure(runs, bar):
         (run,) = runs
         parts = load(study, run["task"])
-        (x, y), x_test = parts(0)[0], parts(0)[1][0]
+        (x, y), (x_test, _) = parts(0)
         optimizer = next(iter(TASKS[run["task"]].methods))
-        steps = 5 if run["task"] == "cifar10" else 20
+        short = run["task"] == "cifar10" or study.budget == "smoke"
         return [
             together.seconds(
                 {
@@ -100,7 +98,7 @@ def timed(study, tasks):
                 },
                 [0],
                 lambda seed: ((x, y), x_test),
-                steps=min(steps, 5) if study.budget == "smoke" else steps,
+                steps=5 if short else 20,
                 batch_size=run["batch"],
                 rounds=3 if study.budget == "smoke" else 41,
             )
