@@ -87,7 +87,6 @@ def timed(study, tasks):
         parts = load(study, run["task"])
         (x, y), (x_test, _) = parts(0)
         optimizer = next(iter(TASKS[run["task"]].methods))
-        short = run["task"] == "cifar10" or study.budget == "smoke"
         return [
             together.seconds(
                 {
@@ -98,7 +97,7 @@ def timed(study, tasks):
                 },
                 [0],
                 lambda seed: ((x, y), x_test),
-                steps=5 if short else 20,
+                steps=5 if study.budget in ("smoke", "cifar") else 20,
                 batch_size=run["batch"],
                 rounds=3 if study.budget == "smoke" else 41,
             )
