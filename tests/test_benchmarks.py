@@ -22,12 +22,16 @@ from benchmarks import (  # noqa: E402
     cifar,
     coordinates,
     data,
+    feature_adjustment,
+    feature_network,
+    gal_optimum,
     images,
     segmentation,
     sine_report,
     sine_tasks,
     study,
     together,
+    tuned,
 )
 from keras_gradres.layers import GradientResidual  # noqa: E402
 from keras_gradres.optimizers import GAL  # noqa: E402
@@ -35,7 +39,11 @@ from keras_gradres.optimizers import GAL  # noqa: E402
 STUDIES = [
     "cifar",
     "convergence",
+    "feature_adjustment",
     "gal_ablation",
+    "gal_alternatives",
+    "gal_mechanism",
+    "paper_split",
     "regression",
     "segmentation",
     "sine",
@@ -452,3 +460,114 @@ def test_readme_shows_the_results(name):
         assert table in readme
     assert f"results/{name}.png" in readme
     assert (results / f"{name}.png").exists()
+
+
+def test_feature_adjustment_by_its_formula():
+    rng = np.random.default_rng(0)
+    d = rng.normal(size=(5, 3)).astype("float32")
+    features = rng.normal(size=(5, 7)).astype("float32")
+    k = features.astype("float64") @ features.T
+    mu = 0.05 * np.trace(k)
+    expected = np.linalg.inv(np.eye(5) + k / mu) @ d
+    arguments = map(ops.convert_to_tensor, (d, features))
+    found = feature_network.adjusted(*arguments, damping=0.05)
+    np.testing.assert_allclose(ops.convert_to_numpy(found), expected, atol=1e-5)
+
+
+def test_kfac_by_its_formula():
+    """As a vector, the gradient is multiplied by the inverse of a Kronecker product."""
+    rng = np.random.default_rng(0)
+    a, g = (x.T @ x for x in (rng.normal(size=(9, n)) for n in (4, 3)))
+    gradient = rng.normal(size=(4, 3))
+    mus = [0.1 * np.trace(factor) for factor in (a, g)]
+    damped = [np.eye(len(f)) + f / mu for f, mu in zip((a, g), mus, strict=True)]
+    expected = np.linalg.solve(np.kron(*damped), gradient.ravel()).reshape(4, 3)
+    arguments = [ops.convert_to_tensor(x, "float32") for x in (gradient, a, g)]
+    found = feature_network.preconditioned(*arguments, damping=0.1)
+    np.testing.assert_allclose(ops.convert_to_numpy(found), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["plain", "adjusted", "adjusted, below only"])
+def test_network_moves_by_the_methods_gradients(method):
+    """One step of SGD at rate 1, against NumPy."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(6, 4)).astype("float32")
+    y = rng.integers(0, 10, 6)
+    inputs = keras.Input((4,))
+    body = keras.Model(inputs, keras.layers.Dense(5)(inputs))
+    network = feature_network.Network(body, 10, **feature_adjustment.METHODS[method])
+    network.compile(keras.optimizers.SGD(1.0))
+    below, bias, kernel, _ = before = [v.numpy() for v in network.trainable_variables]
+    network.train_on_batch(x, y)
+    features = np.hstack([x @ below + bias, np.ones((6, 1))])
+    z = features[:, :-1] @ kernel
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    d = (p - np.eye(10)[y]) / 6
+    k = features @ features.T
+    g = np.linalg.solve(np.eye(6) + k / (0.01 * np.trace(k)), d)
+    at_last = g if method == "adjusted" else d
+    at_body = (d if method == "plain" else g) @ kernel.T
+    expected = [x.T @ at_body, at_body.sum(0), *np.split(features.T @ at_last, [5])]
+    for v, old, change in zip(
+        network.trainable_variables, before, expected, strict=True
+    ):
+        change = change.reshape(old.shape)
+        np.testing.assert_allclose(v.numpy(), old - change, atol=1e-5, err_msg=v.path)
+
+
+def test_tuned_goes_on_where_the_best_is_at_an_end(tmp_path, monkeypatch):
+    """The error is least at rate 10, and lower on the tuning seeds."""
+    module = types.SimpleNamespace(__spec__=types.SimpleNamespace(name="b.parabola"))
+    monkeypatch.setitem(sys.modules, "__main__", module)
+    monkeypatch.setattr(sys, "argv", ["", "--out", str(tmp_path)])
+    settings = {"smoke": {"seeds": 2, "tuning_seeds": 3}}
+
+    def fit(run, pairs, bar):
+        trained.append({seed for _, seed in pairs})
+        return [
+            {"error": np.inf if rate > 30 else np.log(rate / 10) ** 2 + seed}
+            for rate, seed in pairs
+        ]
+
+    trained: list = []
+    cases = [
+        {"variant": "a", "rates": tuned.grid(1.0, 2)},
+        {"variant": "b", "rates": [3.0]},
+    ]
+    found = tuned.Tuned(
+        study.Study("", settings), cases, fit, {"end": lambda _, f: f["error"]}
+    )
+    # 1, 1.75; then 3.06 and 5.36; 9.38 and 16.4; 28.7 is not better than 9.38.
+    assert found.rate("a", "end") == 9.38
+    assert found.rate("b", "end") == 3.0
+    expected = np.log(9.38 / 10) ** 2 + np.arange(2)
+    np.testing.assert_allclose(found.values("a", "end"), expected, rtol=1e-4)
+    assert trained[0] == {1000, 1001, 1002}
+    assert trained[-1] == {0, 1}
+
+
+def test_optimum_of_the_remainder():
+    rng = np.random.default_rng(0)
+    z, y = rng.normal(size=(8, 5)), rng.integers(0, 5, 8)
+    d, h = gal_optimum.derivatives(z, y)
+
+    def loss(z):
+        return np.log(np.exp(z).sum(-1)) - z[np.arange(8), y]
+
+    for i in range(5):
+        step = 1e-4 * np.eye(5)[i]
+        slope = (loss(z + step) - loss(z - step)) / 2e-4
+        np.testing.assert_allclose(d[:, i], slope, atol=1e-7)
+        slopes = [gal_optimum.derivatives(z + s, y)[0] for s in (step, -step)]
+        np.testing.assert_allclose(h[:, i], (slopes[0] - slopes[1]) / 2e-4, atol=1e-7)
+    v = gal_optimum.optimum(d, h, 0.3)
+    lengths = 0.3 * np.linalg.norm(d, axis=-1)
+    np.testing.assert_allclose(np.linalg.norm(v, axis=-1), lengths)
+    least = np.einsum("ni,nij,nj->n", d + v, h, d + v)
+    for _ in range(200):
+        other = rng.normal(size=v.shape)
+        other *= (lengths / np.linalg.norm(other, axis=-1))[:, None]
+        assert (np.einsum("ni,nij,nj->n", d + other, h, d + other) >= least).all()
+    # Of the squared error: back along d.
+    identity = np.broadcast_to(np.eye(5), h.shape)
+    np.testing.assert_allclose(gal_optimum.optimum(d, identity, 0.3), -0.3 * d)
