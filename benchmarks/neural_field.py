@@ -53,11 +53,12 @@ BUDGETS = {
     },
     "cpu": {
         "seeds": 5,
-        "timing": {"rounds": 15, "timed_steps": 40},
+        "timing": {"rounds": 9, "timed_steps": 20},
         "tuned_on": ["camera", "text"],
-        "rates": [1e-2, 2e-2, 4e-2],
+        "rates": [1e-2, 2e-2, 4e-2, 8e-2],
         "rates_of_sine": [2.5e-3, 5e-3, 1e-2],
-        "variants": list(VARIANTS),
+        # (Left out for their time.)
+        "variants": [v for v in VARIANTS if v not in ("sine: convex", "FINER")],
         **SETTINGS,
     },
     # As SIREN's authors have it: three hidden layers of 256 after the first.

@@ -49,9 +49,8 @@ def directions(runs, bar):
         return np.sin(2 * np.pi * run["frequency"] * x)
 
     def make(seed):
-        model = models.MLP(
-            1, units=run["units"], activation="gelu", **SKIPS[run["variant"]]
-        )
+        sizes = {name: run[name] for name in ("units", "blocks")}
+        model = models.MLP(1, activation="gelu", **sizes, **SKIPS[run["variant"]])
         model.compile(keras.optimizers.Adam(), "mse")
         return model
 
@@ -189,7 +188,7 @@ def finite(runs, bar):
         for _ in range(run["hypotheses"]):
             few = [rng.choice(np.flatnonzero(y[:half] == c), 3) for c in range(10)]
             centers = x[np.array(few)].mean(1)
-            distances = ((x[half:, None] - centers) ** 2).sum(-1)
+            distances = (centers**2).sum(-1) - 2 * x[half:] @ centers.T  # - |x|^2
             errors.append(distances.argmin(-1) != y[half:])
         errors = np.array(errors, "float64")
         each = np.full(len(x) - half, 1 / (len(x) - half))

@@ -47,7 +47,8 @@ SETTINGS = {
     "frequencies": [1, 4],
     "skips": list(SKIPS),
     "units": 32,
-    "steps": 3000,
+    "blocks": 3,
+    "steps": 5000,
     "epochs": [0, 1, 10],
     "hypotheses": [1, 10, 200],
     "samples": [50, 100, 200, 400, 800],
@@ -59,6 +60,7 @@ BUDGETS = {
         **SETTINGS,
         "frequencies": [1],
         "units": 8,
+        "blocks": 1,
         "steps": 20,
         "skips": ["gain"],
         "epochs": [0],
@@ -76,7 +78,7 @@ def make_runs(study):
     parts = {
         directions: [
             {"variant": skip, "frequency": frequency}
-            | {name: settings[name] for name in ("units", "steps")}
+            | {name: settings[name] for name in ("units", "blocks", "steps")}
             for frequency in settings["frequencies"]
             for skip in settings["skips"]
         ],
@@ -187,14 +189,16 @@ def draw(study):
     for axis, (loss, (*_, constant, _)) in zip(axes[1], LOSSES.items(), strict=False):
         for i, name in enumerate(DIRECTIONS):
             ratio, cosine = of_gal(study, loss, name)
-            axis.plot(cosine, ratio, ".", markersize=2, color=f"C{i}", label=name)
+            # The squared error's are all in one corner.
+            size = 2 if np.ptp(cosine) > 1e-6 else 16 - 5 * i
+            axis.plot(cosine, ratio, ".", markersize=size, color=f"C{i}", label=name)
         line = np.array([0, 1])
         axis.plot(line, 0 * line + constant / 2, "k", label="L / 2")
         axis.plot(line, constant / 2 * line, "k--", label="L / 2 |cos gamma|")
         axis.set(
             title=f"{loss}: |r| / |e g|^2", xlabel="largest |cos gamma| on the way"
         )
-        axis.legend(fontsize=8, loc="upper left", markerscale=4)
+        axis.legend(fontsize=8, loc="center left")
     samples = np.array(study.settings["samples"])
     for i, hypotheses in enumerate(study.settings["hypotheses"]):
         color = f"C{i}"
@@ -209,7 +213,6 @@ def draw(study):
         axes[2, 0].plot(samples, found, "o-", color=color, label=f"{hypotheses}")
         axes[2, 0].plot(samples, bound(hypotheses, samples), "--", color=color)
     axes[2, 0].set(
-        xscale="log",
         xlabel="samples",
         title="largest risk above its mean: 95 % quantile, and bound (dashed)",
     )
