@@ -53,7 +53,7 @@ BUDGETS = {
     },
     "cpu": {
         "seeds": 8,
-        "timing": {"rounds": 9, "timed_steps": 20},
+        "timing": {"rounds": 15, "timed_steps": 100},
         "tuned_on": ["camera", "text"],
         "rates": [1e-2, 2e-2, 4e-2, 8e-2],
         "rates_of_sine": [1.25e-3, 2.5e-3, 5e-3],
@@ -63,7 +63,7 @@ BUDGETS = {
     # As SIREN's authors have it: three hidden layers of 256 after the first.
     "gpu": {
         "seeds": 5,
-        "timing": {"rounds": 15, "timed_steps": 40},
+        "timing": {"rounds": 15, "timed_steps": 100},
         "tuned_on": ["camera"],
         "rates": [3e-4, 1e-3, 3e-3, 1e-2],
         "rates_of_sine": [1e-4, 3e-4, 1e-3],
