@@ -32,7 +32,9 @@ SKIPS = {
     "convex": {"residual": "convex", "alpha": 3.0, "second_order": True},
     "gain": {"residual": "gain", "second_order": True},
 }
-MORE = {0: "", 1: ", one block more"}
+MORE = {0: "", 1: ", one block more", 2: ", two blocks more"}
+# The blocks more of identity that take about as long as the gradient.
+SAME_TIME = {"tanh": 2, "GELU": 2, "Fourier features": 1, "sine": 1}
 # The frequencies that were best, on seeds that are not shown, for identity (of 5, 10,
 # 20, 30 for sine, of 1, 2 for Fourier features), and for FINER (of 5, 10).
 OMEGA, FINER_OMEGA, SCALE = 10.0, 5.0, 1.0
@@ -42,7 +44,8 @@ def variants():
     """The group, the skip (or the network's own name) and the blocks more of each."""
     found = {}
     for group in GROUPS:
-        for skip, more in [*((skip, 0) for skip in SKIPS), ("identity", 1)]:
+        sizes = [("identity", more) for more in range(1, SAME_TIME[group] + 1)]
+        for skip, more in [*((skip, 0) for skip in SKIPS), *sizes]:
             found[f"{group}: {skip}{MORE[more]}"] = (group, skip, more)
     for name in ("SIREN", "FINER"):
         found[name] = ("sine", name, 0)
