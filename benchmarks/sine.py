@@ -12,41 +12,39 @@ identity does best, is `sine_relu.py`.
     KERAS_BACKEND=jax python -m benchmarks.sine --budget cpu
 """
 
-import keras
 import numpy as np
 
 from benchmarks import sine_report, together
 from benchmarks import sine_tasks as tasks
 from benchmarks.rounds import ratio
 from benchmarks.sine_tasks import (
+    ALL,
     BASELINE,
+    CORE,
     DEEP,
     FIRST,
+    FIRST_ORDER,
     GELU,
+    MORE,
     OTHERS,
     SECONDS,
     SIZES,
     SMOKE,
     TANH,
     TASKS,
+    TIMED,
 )
 from benchmarks.study import Study
 
-RATES = (5e-3, 1e-2, 2e-2, 5e-2)
+RATES = (2e-3, 5e-3, 1e-2, 2e-2, 5e-2)
 # Sine networks want smaller ones.
-SINE_RATES = (5e-4, 1e-3, 2e-3, 5e-3)
+SINE_RATES = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
 TUNING_SEED = 1000  # And those after it.
-# From what a verdict needs first to the rest, so that a part of them is of use.
-CORE = [*DEEP, "identity, one block more", "additive, raw, second order"]
-MORE = [tasks.LONGER, "sine network", "none", "Fourier features", "scaled"]
-ALL = list(dict.fromkeys([*CORE, *MORE, *tasks.VARIANTS]))
-TIMED = [name for name in ALL if name != tasks.LONGER]
 TRAINING = {"steps": 8000, "batch": 64, "evaluations": 16}
 BUDGETS = {
     "smoke": {
         "seeds": 2,
         "parts": [(SMOKE, DEEP[:2])],
-        "depths": [],
         "rates": 2,
         "timed": [SMOKE],
         "tuning": 1,
@@ -59,32 +57,32 @@ BUDGETS = {
         "seeds": 30,
         "parts": [
             *((task, CORE) for task in (FIRST, GELU, TANH)),
-            *((task, MORE) for task in (FIRST, GELU, TANH)),
+            (FIRST, MORE[:3]),
+            *((task, FIRST_ORDER) for task in (FIRST, GELU)),
+            *((FIRST, DEEP, 16, blocks) for blocks in (1, 3, 4, 6)),
+            *((task, MORE) for task in (GELU, TANH)),
             *((task, ALL) for task in (FIRST, GELU, TANH)),
             *((task, CORE) for task in OTHERS),
+            *((FIRST, DEEP, 32, blocks) for blocks in (1, 2, 3, 4, 6)),
         ],
-        "depths": [(width, n) for width in (16, 32) for n in (1, 2, 3, 4, 6)],
-        "rates": 4,
+        "rates": 5,
         "timed": [FIRST, GELU, TANH],
         "tuning": 4,
         "timing": {"timed": TIMED, "at_once": 10, "steps": 100, "rounds": 15},
         **TRAINING,
     },
 }
+BUDGETS["gpu"] = {**BUDGETS["cpu"], "steps": 50_000}
 
 
 def make_runs(study):
     settings = study.settings
-    parts = [(task, v, SIZES) for task, names in settings["parts"] for v in names]
-    parts += [
-        (FIRST, variant, {"width": width, "blocks": blocks})
-        for width, blocks in settings["depths"]
-        for variant in DEEP
-    ]
     made = [
-        {"task": task, "variant": variant, "seed": seed, **sizes}
+        {"task": task, "variant": variant, "seed": seed}
+        | dict(zip(SIZES, sizes or SIZES.values(), strict=True))
         | {name: settings[name] for name in TRAINING}
-        for task, variant, sizes in parts
+        for task, variants, *sizes in settings["parts"]
+        for variant in variants
         for seed in study.seeds
     ]
     made += [
@@ -101,19 +99,13 @@ def train(runs, bar, rates, tuning):
     run = runs[0]
     if run["variant"] == SECONDS:
         return [measure_seconds(run)]
-    block, activation, target = TASKS[run["task"]]
+    truth = tasks.TARGETS[TASKS[run["task"]][-1]](tasks.GRID)
 
     def fit(pairs, bar=None):
-        def make(seed):
-            sizes = run["width"], run["blocks"]
-            model = tasks.network(block, activation, *sizes, run["variant"])
-            model.compile(keras.optimizers.Adam(), "mse")
-            return model
-
         _, found = together.train(
-            make,
+            tasks.maker(run, run["variant"]),
             [seed for _, seed in pairs],
-            lambda seed: tasks.data(target, seed),
+            lambda seed: tasks.data(run, seed),
             steps=run["steps"] * tasks.VARIANTS[run["variant"]].get("longer", 1),
             batch_size=run["batch"],
             evaluations=run["evaluations"],
@@ -124,8 +116,7 @@ def train(runs, bar, rates, tuning):
         return [result["predictions"] for result in found]
 
     def errors(predictions):
-        wrong = predictions - tasks.TARGETS[target](tasks.GRID)
-        return np.mean(wrong**2, axis=(1, 2))
+        return np.mean((predictions - truth) ** 2, axis=(1, 2))
 
     rates = (SINE_RATES if run["variant"] == "sine network" else RATES)[:rates]
     pairs = [
@@ -146,21 +137,10 @@ def train(runs, bar, rates, tuning):
 
 def measure_seconds(run):
     """The seconds for a step of each variant, in turn, and their ratio to identity."""
-    block, activation, target = TASKS[run["task"]]
-    sizes = run["width"], run["blocks"]
-
-    def maker(variant):
-        def make(seed):
-            model = tasks.network(block, activation, *sizes, variant)
-            model.compile(keras.optimizers.Adam(), "mse")
-            return model
-
-        return make
-
     found = together.seconds(
-        {variant: maker(variant) for variant in run["timed"]},
+        {variant: tasks.maker(run, variant) for variant in run["timed"]},
         range(run["at_once"]),
-        lambda seed: tasks.data(target, seed),
+        lambda seed: tasks.data(run, seed),
         steps=run["steps"],
         batch_size=run["batch"],
         rounds=run["rounds"],

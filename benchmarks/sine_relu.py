@@ -1,4 +1,4 @@
-"""Does the gradient residual approximate high frequencies better?
+"""Does the gradient residual approximate high frequencies better, with ReLU?
 
 Trains a residual perceptron to be sin(2 pi f x) on [-1, 1], from random points, with
 different skips: nothing, the identity, a trainable multiple of it, the magnitude of the
@@ -7,9 +7,11 @@ gradient with unit norm and as it is ("raw"), and with gradients flowing through
 ("second order") and not. The error is the mean square on a grid of 401 points.
 
 The paper gives no sizes. `--sweep` trains the identity network with several, and the
-settings here are those with which *it* does best at the middle frequency.
+settings here are those with which *it* does best at the middle frequency: large, and
+with ReLU, whose second derivative is zero. Small networks with other activations are
+in `sine.py`.
 
-    KERAS_BACKEND=jax python -m benchmarks.sine --budget cpu [--sweep]
+    KERAS_BACKEND=jax python -m benchmarks.sine_relu --budget cpu [--sweep]
 """
 
 import keras
@@ -78,7 +80,7 @@ BUDGETS = {
         **SETTINGS,
         "units": 16,
         "blocks": 1,
-        "steps": 300,
+        "steps": 100,
     },
     "cpu": {
         "seeds": 30,

@@ -113,7 +113,7 @@ def report(study):
     found = [run["task"] for run, _ in study.results]
     parts = [LEGEND.format(seeds=len(study.seeds))]
     parts += [task_table(study, task) for task in TASKS if task in found]
-    if study.settings["depths"]:
+    if not all(SIZES.items() <= run.items() for run, _ in study.results):
         parts.append(depth_table(study))
     return "\n\n".join(parts)
 
@@ -124,9 +124,15 @@ DRAWN = {
     LONGER: "tab:green",
     "convex, alpha 3, second order": "tab:blue",
     "gain, second order": "tab:red",
+    "additive, raw, second order": "tab:orange",
     "sine network": "tab:purple",
 }
-CURVES = (BASELINE, "identity, one block more", "gain, second order")
+CURVES = (
+    BASELINE,
+    "identity, one block more",
+    "gain, second order",
+    "additive, raw, second order",
+)
 
 
 def draw(study):
@@ -135,10 +141,10 @@ def draw(study):
     found = {run["task"] for run, _ in study.results}
     shown = [task for task in TASKS if task in found]
     figure, axes = plt.subplots(
-        4,
+        len(CURVES) + 1,
         len(shown),
-        figsize=(5.5 * len(shown), 11),
-        height_ratios=[1, 1, 1, 2.5],
+        figsize=(5.5 * len(shown), 12),
+        height_ratios=[1] * len(CURVES) + [2.8],
         layout="constrained",
         squeeze=False,
     )
@@ -150,7 +156,7 @@ def draw(study):
             for run, result in study.results
             if where.items() <= run.items() and "function" in result
         }
-        for axis, name in zip(column, CURVES, strict=False):
+        for axis, name in zip(column[:-1], CURVES, strict=True):
             axis.plot(tasks.GRID, truth, color="black", linewidth=0.7)
             if name in learned:
                 axis.plot(tasks.GRID, learned[name], color=DRAWN[name])
@@ -167,6 +173,8 @@ def draw(study):
             column[-1].fill_between(
                 steps, mean - spread, mean + spread, alpha=0.2, color=color
             )
-        column[-1].set(xlabel="steps", title=f"{task}\nlog10 error, all seeds")
+        column[-1].set(
+            xlabel="steps", title=f"{task}\nlog10 error, mean and standard error"
+        )
     axes[-1, 0].legend(fontsize=8)
     study.save(figure)

@@ -75,6 +75,12 @@ def _skips():
 
 SECOND = ", second order"
 VARIANTS = _skips() | CONTROLS
+# From what a verdict needs first to the rest, so that a part of them is of use.
+CORE = [*DEEP, "identity, one block more", "additive, raw, second order"]
+FIRST_ORDER = ["convex, alpha 3", "gain", "additive, raw"]
+MORE = [LONGER, "sine network", "none", "Fourier features", "scaled"]
+ALL = list(dict.fromkeys([*CORE, *MORE, *VARIANTS]))
+TIMED = [name for name in ALL if name != LONGER]
 
 
 def network(block, activation, width, blocks, variant):
@@ -121,7 +127,20 @@ def dense(units, inputs, **kwargs):
     )
 
 
-def data(target, seed):
+def maker(run, variant):
+    """A function of a seed that makes the compiled network of a run."""
+    block, activation, _ = TASKS[run["task"]]
+
+    def make(seed):
+        model = network(block, activation, run["width"], run["blocks"], variant)
+        model.compile(keras.optimizers.Adam(), "mse")
+        return model
+
+    return make
+
+
+def data(run, seed):
     """Points of the training, and the grid of the test."""
+    truth = TARGETS[TASKS[run["task"]][-1]]
     x = np.random.default_rng(seed).uniform(-1, 1, (POINTS, 1)).astype("float32")
-    return (x, TARGETS[target](x).astype("float32")), GRID
+    return (x, truth(x).astype("float32")), GRID

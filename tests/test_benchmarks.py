@@ -26,6 +26,8 @@ from benchmarks import (  # noqa: E402
     images,
     neural_field,
     segmentation,
+    sine_report,
+    sine_tasks,
     study,
     theorems,
     together,
@@ -40,6 +42,7 @@ STUDIES = [
     "regression",
     "segmentation",
     "sine",
+    "sine_relu",
     "super_resolution",
 ]
 # Whose results the README does not show yet.
@@ -390,6 +393,42 @@ def test_directions_of_a_sine():
     # Half a period of frequency 4 is 1/8; at half of that every other pair is opposite.
     found = theorems.cosine_of_sine(np.array([0, 1 / 16, 1 / 8, 1 / 4]), 4)
     np.testing.assert_allclose(found, [1, 0, -1, 1], atol=1e-12)
+def test_sine_table_by_hand():
+    """Errors of three seeds; the time of `twice the steps` is twice that of a step."""
+    task = sine_tasks.FIRST
+    final = {
+        "identity": [1.0, 0.1, 0.1],
+        "identity, twice the steps": [0.1, 0.01, 0.1],
+        "gain, second order": [0.01, 0.001, 0.1],
+    }
+    made = study.Study.__new__(study.Study)
+    made.seeds = range(3)
+    made.results = [
+        (
+            {"task": task, "variant": name, "seed": seed, **sine_tasks.SIZES},
+            {"errors": np.array([1.0, error]), "rate": 0.01},
+        )
+        for name, errors in final.items()
+        for seed, error in enumerate(errors)
+    ]
+    timing = {"task": task, "variant": sine_tasks.SECONDS, "seed": 0}
+    ratios = {"identity": 1.0, "gain, second order": 1.5}
+    made.results.append(
+        (timing | sine_tasks.SIZES, {"seconds": 3e-5, "ratios": ratios})
+    )
+    _, title, table = sine_report.report(made).split("\n\n")
+    assert title.endswith(
+        "(same size: identity, 30 µs a step; same time: identity, twice the steps)"
+    )
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
+    # Means of log10: -2/3, -4/3, -2. Differences to identity -1, -1, 0, and -2, -2, 0:
+    # t = -2, p = 0.184 with 2 degrees of freedom, twice that after Holm.
+    assert [row[:6] for row in rows] == [
+        ["identity", "0.01", "-0.67 ± 0.33", "-0.33", "0%", "1.00"],
+        ["gain, second order", "0.01", "-2.00 ± 0.58", "-1.00", "67%", "1.50"],
+        ["identity, twice the steps", "0.01", "-1.33 ± 0.33", "-0.67", "33%", "2.00"],
+    ]
+    assert rows[1][6:] == ["0.0464", "0.367", "0.215", "0.367"]
 
 
 def make(seed):

@@ -29,7 +29,7 @@ def MLP(  # noqa: N802
 ) -> keras.Model:
     """A perceptron of residual blocks, as for the synthetic task of arXiv 2602.09190.
 
-    The paper gives no sizes; `benchmarks/sine.py` has the sweep behind these defaults.
+    The paper gives no sizes; `benchmarks/sine_relu.py` has the sweep behind these.
 
     Args:
         input_size: The number of features.
