@@ -393,6 +393,8 @@ def test_directions_of_a_sine():
     # Half a period of frequency 4 is 1/8; at half of that every other pair is opposite.
     found = theorems.cosine_of_sine(np.array([0, 1 / 16, 1 / 8, 1 / 4]), 4)
     np.testing.assert_allclose(found, [1, 0, -1, 1], atol=1e-12)
+
+
 def test_sine_table_by_hand():
     """Errors of three seeds; the time of `twice the steps` is twice that of a step."""
     task = sine_tasks.FIRST
