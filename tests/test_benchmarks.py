@@ -25,11 +25,14 @@ from benchmarks import (  # noqa: E402
     feature_adjustment,
     feature_network,
     gal_optimum,
+    fields,
     images,
+    neural_field,
     segmentation,
     sine_report,
     sine_tasks,
     study,
+    theorems,
     together,
     tuned,
 )
@@ -50,6 +53,8 @@ STUDIES = [
     "sine_relu",
     "super_resolution",
 ]
+# Whose results the README does not show yet.
+NOT_SHOWN = ["neural_field", "theory"]
 DATA = os.environ.get(study.DATA)
 
 
@@ -62,7 +67,7 @@ def run(name, folder, *arguments):
     )
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", [*STUDIES, *NOT_SHOWN])
 def test_smoke(name, tmp_path):
     found = run(name, tmp_path)
     assert found.returncode == 0, found.stderr
@@ -318,6 +323,84 @@ def test_holm_by_hand():
     found = study.holm([0.04, np.nan, 0.045, 0.01])
     np.testing.assert_allclose(found, [0.08, np.nan, 0.08, 0.03])
     np.testing.assert_allclose(study.holm([0.6, 0.7]), [1, 1])
+
+
+def test_front_of_pareto():
+    # (2, 5) is beaten by (1, 5), and (3, 4) by all.
+    assert neural_field.front([3, 2, 1, 4], [4, 5, 5, 6]) == [2, 3]
+
+
+def test_half_of_the_pixels_is_held_out():
+    learned, hidden = fields.halves(6, seed=0)
+    assert len(learned) == len(hidden) == 18
+    assert {*learned, *hidden} == set(range(36))
+    # Row by row, as the colors of an image are.
+    grid = fields.coordinates(3)
+    assert grid[[0, 1, 3]].tolist() == [[-1, -1], [-1, 0], [0, -1]]
+
+
+@pytest.mark.parametrize("name", fields.VARIANTS)
+def test_networks_of_images_have_as_many_parameters(name):
+    # A first layer of 2 x 8 + 8, none after Fourier features; blocks of 8 x 8 + 8; a
+    # last one of 8 x 3 + 3; and alpha or gamma for each block.
+    group, skip, more = fields.VARIANTS[name]
+    expected = 24 * (group != "Fourier features") + (2 + more) * 72 + 27
+    expected += {"convex": 2, "gain": 2 * 8}.get(skip, 0)
+    model = fields.network(name, units=8, blocks=2, seed=0)
+    assert sum(np.prod(v.shape) for v in model.trainable_variables) == expected
+
+
+@pytest.mark.parametrize("name", theorems.LOSSES)
+def test_derivatives_and_smoothness_of_losses(name):
+    loss, keras_loss, smoothness, _ = theorems.LOSSES[name]
+    rng = np.random.default_rng(0)
+    z, y = 3 * rng.normal(size=(50, 10)), np.eye(10)[rng.integers(0, 10, 50)]
+    logits = {"from_logits": True} if name == "cross-entropy" else {}
+    values, gradient, hessian = loss(z, y)
+    expected = keras_loss(reduction=None, **logits)(
+        y.astype("float32"), z.astype("float32")
+    )
+    np.testing.assert_allclose(values, ops.convert_to_numpy(expected), rtol=1e-4)
+    v, step = rng.normal(size=z.shape), 1e-5
+    above, below = loss(z + step * v, y), loss(z - step * v, y)
+    np.testing.assert_allclose(
+        (above[0] - below[0]) / (2 * step), np.sum(gradient * v, -1), atol=1e-8
+    )
+    bent = (above[1] - below[1]) / (2 * step)
+    np.testing.assert_allclose(bent, hessian(v), atol=1e-8)
+    # No two points have gradients that differ by more than L times their distance, and
+    # at two classes of the same probability that much is reached.
+    ends = 5 * rng.normal(size=z.shape)
+    difference = np.linalg.norm(loss(ends, y)[1] - gradient, axis=-1)
+    bound = smoothness * np.linalg.norm(ends - z, axis=-1)
+    assert (difference <= bound * (1 + 1e-12)).all()
+    two = np.array([[30.0, 30, *[0] * 8]])
+    apart = np.array([[1e-4, -1e-4, *[0] * 8]])
+    difference = loss(two + apart, y[:1])[1] - loss(two, y[:1])[1]
+    reached = np.linalg.norm(difference) / np.linalg.norm(apart)
+    assert reached == pytest.approx(smoothness, rel=1e-6)
+
+
+def test_remainders_by_hand():
+    # Two logits of 0, the first right: dl/dz = (-1/2, 1/2), and a step of length 1
+    # along it gives (1/2, -1/2), with the loss log(1 + 1/e): r = 0.31326 - 0.69315 +
+    # 1/2 = 0.12011, and |g|^2 = 1/2. H g is along g.
+    z, y = np.zeros((1, 2)), np.array([[1.0, 0]])
+    _, gradient, _ = theorems.cross_entropy(z, y)
+    ratio, cosine = theorems.remainders(theorems.cross_entropy, z, y, gradient)
+    assert ratio[0] == pytest.approx(0.24023, abs=1e-5)
+    assert cosine[0] == pytest.approx(1)
+
+
+def test_bound_of_finite_sets_by_hand():
+    # log(200 / 0.05) = 8.294, and the square root of 8.294 / 100 is 0.288.
+    assert theorems.bound(200, 50) == pytest.approx(0.288, abs=1e-4)
+
+
+def test_directions_of_a_sine():
+    # Half a period of frequency 4 is 1/8; at half of that every other pair is opposite.
+    found = theorems.cosine_of_sine(np.array([0, 1 / 16, 1 / 8, 1 / 4]), 4)
+    np.testing.assert_allclose(found, [1, 0, -1, 1], atol=1e-12)
 
 
 def test_sine_table_by_hand():
