@@ -31,9 +31,31 @@ SIZE = 64
 BATCH = 16
 LEARNING_RATE = 5e-3
 BUDGETS = {
-    "smoke": {"seeds": 1, "images": 80, "epochs": 4, "filters": 4},
-    "cpu": {"seeds": 5, "images": 1000, "epochs": 12, "filters": 8},
-    "gpu": {"seeds": 5, "images": 10_000, "epochs": 50, "filters": 32},
+    "smoke": {
+        "seeds": 1,
+        "images": 80,
+        "epochs": 4,
+        "filters": 4,
+        "levels": 2,
+        # Few, because it is compiling that takes the time.
+        "variants": [BASELINE, "convex, alpha -3"],
+    },
+    "cpu": {
+        "seeds": 5,
+        "images": 1000,
+        "epochs": 12,
+        "filters": 8,
+        "levels": 3,
+        "variants": list(VARIANTS),
+    },
+    "gpu": {
+        "seeds": 5,
+        "images": 10_000,
+        "epochs": 50,
+        "filters": 32,
+        "levels": 3,
+        "variants": list(VARIANTS),
+    },
 }
 
 
@@ -85,7 +107,8 @@ def load(study):
 def train(run, bar, study, x, masks):
     keras.utils.set_random_seed(run["seed"])
     classes, tested = int(masks.max()) + 1, len(x) // 5
-    model = models.UNet(classes, filters=run["filters"], **VARIANTS[run["variant"]])
+    sizes = {name: run[name] for name in ("filters", "levels")}
+    model = models.UNet(classes, **sizes, **VARIANTS[run["variant"]])
     steps = -(-(len(x) - tested) // BATCH) * run["epochs"]
     schedule = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -118,7 +141,7 @@ def found_path(study, variant):
 
 def report(study, x):
     rows = []
-    for variant in VARIANTS:
+    for variant in study.settings["variants"]:
         iou, base, error, base_error = (
             study.of(read, variant=v)
             for read in (lambda r: r["iou"][-1], lambda r: r["error"])
@@ -137,7 +160,8 @@ def draw(study, x, masks):
     plt = pyplot()
     tested = slice(len(x) - len(x) // 5, None)
     shown = {"truth": masks[tested][:4]} | {
-        variant: np.load(found_path(study, variant)) for variant in VARIANTS
+        variant: np.load(found_path(study, variant))
+        for variant in study.settings["variants"]
     }
     figure, axes = plt.subplots(
         4, len(shown) + 2, figsize=(15, 8), layout="constrained"
@@ -156,7 +180,7 @@ def draw(study, x, masks):
         axis.remove()
     for i, (name, title) in enumerate({"loss": "loss", "iou": "mean IoU"}.items()):
         axis = figure.add_subplot(grid[2 * i : 2 * i + 2, -1])
-        for variant in VARIANTS:
+        for variant in study.settings["variants"]:
             curves = study.of(lambda r: r[name], variant=variant)  # noqa: B023
             epochs = 1 + np.arange(curves.shape[1])
             axis.plot(epochs, curves.mean(0), label=variant)
@@ -171,9 +195,12 @@ def main():
     study.run(
         [
             {"variant": variant, "seed": seed, "size": SIZE}
-            | {name: study.settings[name] for name in ("images", "epochs", "filters")}
+            | {
+                name: study.settings[name]
+                for name in ("images", "epochs", "filters", "levels")
+            }
             for seed in study.seeds
-            for variant in VARIANTS
+            for variant in study.settings["variants"]
         ],
         lambda runs, bar: train(runs[0], bar, study, x, masks),
         cost=lambda run: run["epochs"],

@@ -20,7 +20,8 @@ from keras import layers, ops
 from keras_gradres.layers import GradientResidual
 from keras_gradres.models import upsampling
 
-DEPTHS = (20, 32, 44, 56, 110)
+# The published ones, and two smaller of the same form.
+DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 
 
 @keras.saving.register_keras_serializable("keras_gradres")
@@ -67,7 +68,7 @@ def ResNet(  # noqa: N802
     before it, see `GradientResidual`.
 
     Args:
-        depth: 20, 32, 44, 56 or 110.
+        depth: 20, 32, 44, 56 or 110, as published; or 8 or 14.
         classes: The number of classes.
         residual: The skip of the blocks, see `GradientResidual`.
         name: The name of the model.
