@@ -197,11 +197,12 @@ def crop_path(study, model, variant):
     return study.out / "crops" / f"{model} {variant}.png"
 
 
-def train(run, bar, study, patches, test):
+def train(run, skip, bar, study, patches, test):
+    """The curves of a run; `skip` are the arguments of its variant."""
     keras.utils.set_random_seed(run["seed"])
     sizes = {k: run[k] for k in ("blocks", "filters", "rgb_range") if k in run}
     make = getattr(models, run["model"])
-    model = make(SCALE, **sizes, **VARIANTS[run["variant"]])
+    model = make(SCALE, **{**sizes, **skip})
     schedule = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, run["steps"])
     model.compile(keras.optimizers.Adam(schedule), "mae")
     rng = np.random.default_rng(run["seed"])
@@ -355,7 +356,8 @@ def main():
         run = runs[0]
         if run["patch"] not in sampler:
             sampler[run["patch"]] = Patches(pictures, run["patch"])
-        return [train(run, bar, study, sampler[run["patch"]], test)]
+        skip = VARIANTS[run["variant"]]
+        return [train(run, skip, bar, study, sampler[run["patch"]], test)]
 
     study.run(
         make_runs(study), train_one, lambda run: run["steps"] * COSTS[run["model"]]

@@ -50,7 +50,7 @@ def run(name, folder, *arguments):
     )
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", [*STUDIES, "super_resolution_smooth"])
 def test_smoke(name, tmp_path):
     found = run(name, tmp_path)
     assert found.returncode == 0, found.stderr
