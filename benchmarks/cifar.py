@@ -110,11 +110,11 @@ def make_optimizer(name, steps):
     return Lookahead(sgd) if name == "lookahead" else sgd
 
 
-def train(run, bar, parts):
+def train(run, bar, parts, skip, name="sgd", gal=False):
+    """The curves of a run, of a network with the arguments `skip`."""
     (x, y), (x_test, y_test) = parts
-    residual, name, gal, _ = VARIANTS[run["variant"]]
     keras.utils.set_random_seed(run["seed"])
-    model = models.ResNet(run["depth"], **residual)
+    model = models.ResNet(run["depth"], **skip)
     x_epoch = len(x) // BATCH * BATCH
     optimizer = make_optimizer(name, run["epochs"] * x_epoch // BATCH)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -207,7 +207,7 @@ def main():
             for seed in study.seeds
             for variant in study.settings["variants"]
         ],
-        lambda runs, bar: train(runs[0], bar, parts),
+        lambda runs, bar: train(runs[0], bar, parts, *VARIANTS[runs[0]["variant"]][:3]),
         cost=lambda run: run["epochs"],
     )
     study.conclude(report(study), lambda: draw(study), check)

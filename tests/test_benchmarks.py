@@ -50,7 +50,7 @@ def run(name, folder, *arguments):
     )
 
 
-@pytest.mark.parametrize("name", [*STUDIES, "super_resolution_smooth"])
+@pytest.mark.parametrize("name", [*STUDIES, "cifar_smooth", "super_resolution_smooth"])
 def test_smoke(name, tmp_path):
     found = run(name, tmp_path)
     assert found.returncode == 0, found.stderr
@@ -308,6 +308,15 @@ def test_statistics_by_hand():
     assert p == pytest.approx(0.220, abs=1e-3)
     *_, p = study.statistics([1.0, 2, 3], [1.0, 2, 3])
     assert np.isnan(p)
+
+
+def test_detectable_difference_is_the_tabulated_one():
+    # Sample sizes of the paired t-test, two-sided 5 %, power 80 %, as tables and
+    # G*Power have them: 34 for half a standard deviation, 15 for 0.8, 10 for one.
+    for seeds, size in ((34, 0.5), (15, 0.8), (10, 1.0)):
+        assert study.detectable(1.0, seeds) <= size < study.detectable(1.0, seeds - 1)
+    assert study.detectable(3.0, 10) == pytest.approx(3 * study.detectable(1.0, 10))
+    assert np.isinf(study.detectable(1.0, 1))
 
 
 def make(seed):
