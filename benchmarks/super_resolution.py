@@ -59,8 +59,8 @@ BUDGETS = {
         "seeds": 1,
         # EDSR is SEDSR with other sizes, and compiling takes most of the time.
         "models": {
-            "SEDSR": [BASELINE, "none"],
-            "SRResNet": [BASELINE, "convex, alpha -3"],
+            "SEDSR": [BASELINE, "convex, alpha -3"],
+            "SRResNet": [BASELINE],
         },
         "sizes": {"blocks": 1, "filters": 8},
         "steps": {"SEDSR": 24, "SRResNet": 24},
