@@ -18,7 +18,8 @@ import itertools
 import numpy as np
 
 from benchmarks.study import Study, compared, holm, p_value, statistics, table
-from benchmarks.super_resolution import Patches, draw, final, load, train
+from benchmarks.super_resolution import Patches, load, train
+from benchmarks.super_resolution_report import draw, final
 
 BLOCKS = 4
 # A step of gain in second order takes 1.62 times that of identity, and identity with 5,
