@@ -37,22 +37,37 @@ VARIANTS = {
 }
 RATES = {"sgd": 0.05, "lookahead": 0.05, "adabound": 1e-3, "rmsprop": 1e-3}
 BATCH = 64
+TESTED = 250  # Images of a batch of the test.
 WATCHED = 1000  # Test images that the curve of each epoch is made of.
 BUDGETS = {
     "smoke": {
         "seeds": 1,
+        # Small and in whole batches, because it is compiling that takes the time.
+        "depth": 8,
         "epochs": 2,
         "train": 256,
         "variants": ["identity, SGD", "convex, SGD, GAL"],
     },
-    "cpu": {"seeds": 2, "epochs": 4, "train": 10_000, "variants": list(VARIANTS)},
-    "gpu": {"seeds": 5, "epochs": 200, "train": 50_000, "variants": list(VARIANTS)},
+    "cpu": {
+        "seeds": 2,
+        "depth": 20,
+        "epochs": 4,
+        "train": 10_000,
+        "variants": list(VARIANTS),
+    },
+    "gpu": {
+        "seeds": 5,
+        "depth": 20,
+        "epochs": 200,
+        "train": 50_000,
+        "variants": list(VARIANTS),
+    },
 }
 
 
 def load(study):
     if study.budget == "smoke":
-        parts = [made_up(study.settings["train"], 0), made_up(256, 1)]
+        parts = [made_up(study.settings["train"], 0), made_up(TESTED, 1)]
     else:
         parts = data.cifar10(study.data)
     (x, y), (x_test, y_test) = parts
@@ -95,11 +110,11 @@ def make_optimizer(name, steps):
     return Lookahead(sgd) if name == "lookahead" else sgd
 
 
-def train(run, bar, parts):
+def train(run, bar, parts, skip, name="sgd", gal=False):
+    """The curves of a run, of a network with the arguments `skip`."""
     (x, y), (x_test, y_test) = parts
-    residual, name, gal, _ = VARIANTS[run["variant"]]
     keras.utils.set_random_seed(run["seed"])
-    model = models.ResNet(20, **residual)
+    model = models.ResNet(run["depth"], **skip)
     x_epoch = len(x) // BATCH * BATCH
     optimizer = make_optimizer(name, run["epochs"] * x_epoch // BATCH)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -132,7 +147,7 @@ def train(run, bar, parts):
 
 def error(model, x, y):
     """In percent."""
-    logits = model.predict(x, batch_size=250, verbose=0)
+    logits = model.predict(x, batch_size=TESTED, verbose=0)
     return 100 * np.mean(logits.argmax(-1) != y)
 
 
@@ -151,7 +166,13 @@ def report(study):
         if baseline is None:
             cells[1:3] = ["", ""]
         rows.append([variant, *cells])
-    header = ["ResNet-20", "error, %", "difference", "p", "accepted"]
+    header = [
+        f"ResNet-{study.settings['depth']}",
+        "error, %",
+        "difference",
+        "p",
+        "accepted",
+    ]
     return (
         f"{study.settings['train']} training images, {study.settings['epochs']} "
         f"epochs, {len(study.seeds)} seeds\n\n{table(header, rows)}\n\n± is the "
@@ -182,11 +203,11 @@ def main():
     study.run(
         [
             {"variant": variant, "seed": seed}
-            | {name: study.settings[name] for name in ("epochs", "train")}
+            | {name: study.settings[name] for name in ("depth", "epochs", "train")}
             for seed in study.seeds
             for variant in study.settings["variants"]
         ],
-        lambda runs, bar: train(runs[0], bar, parts),
+        lambda runs, bar: train(runs[0], bar, parts, *VARIANTS[runs[0]["variant"]][:3]),
         cost=lambda run: run["epochs"],
     )
     study.conclude(report(study), lambda: draw(study), check)

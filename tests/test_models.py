@@ -274,6 +274,17 @@ def test_pixel_shuffle_by_hand():
     assert first.compute_output_shape((None, 8, None, 5)) == (None, 2, None, 10)
 
 
+def test_resnet_has_one_activation_everywhere():
+    # Linear activations and identity skips: an affine network, which one ReLU is not.
+    model = models.ResNet(8, residual="identity", activation="linear")
+    x, y = np.random.default_rng(0).normal(size=(2, 1, 8, 8, 3)).astype("float32")
+    fx, fy, f = (
+        keras.ops.convert_to_numpy(model(z, training=False))
+        for z in (x, y, 0.3 * x + 0.7 * y)
+    )
+    np.testing.assert_allclose(f, 0.3 * fx + 0.7 * fy, rtol=1e-4, atol=1e-5)
+
+
 def test_pixel_shuffle_is_depth_to_space():
     # With "channels_last": in the other format Keras 3.15 has another order of channels
     # on TensorFlow than on JAX and PyTorch.

@@ -12,6 +12,7 @@ Usage:
     model.compile("sgd", loss)
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -20,7 +21,8 @@ from keras import layers, ops
 from keras_gradres.layers import GradientResidual
 from keras_gradres.models import upsampling
 
-DEPTHS = (20, 32, 44, 56, 110)
+# The published ones, and two smaller of the same form.
+DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 
 
 @keras.saving.register_keras_serializable("keras_gradres")
@@ -57,6 +59,7 @@ def ResNet(  # noqa: N802
     depth: int = 20,
     classes: int = 10,
     residual: str = "convex",
+    activation: Callable | str = "relu",
     name: str | None = None,
     **kwargs: Any,
 ) -> keras.Model:
@@ -67,9 +70,10 @@ def ResNet(  # noqa: N802
     before it, see `GradientResidual`.
 
     Args:
-        depth: 20, 32, 44, 56 or 110.
+        depth: 20, 32, 44, 56 or 110, as published; or 8 or 14.
         classes: The number of classes.
         residual: The skip of the blocks, see `GradientResidual`.
+        activation: All activations of the network; the published one has ReLU.
         name: The name of the model.
         **kwargs: Other arguments of `GradientResidual` for the blocks.
 
@@ -83,7 +87,7 @@ def ResNet(  # noqa: N802
     if depth not in DEPTHS:
         raise ValueError(f"`depth` must be one of {DEPTHS}. Received: depth={depth}")
     axis = upsampling.channel_axis()
-    kwargs = {"residual": residual, "axis": axis, "activation": "relu", **kwargs}
+    kwargs = {"residual": residual, "axis": axis, "activation": activation, **kwargs}
 
     def convolution(filters, strides=1):
         return layers.Conv2D(
@@ -97,14 +101,14 @@ def ResNet(  # noqa: N802
 
     inputs = upsampling.image_input()
     x = convolution(16)(inputs)
-    x = layers.ReLU()(layers.BatchNormalization(axis=axis)(x))
+    x = layers.Activation(activation)(layers.BatchNormalization(axis=axis)(x))
     for filters in (16, 32, 64):
         for block in range((depth - 2) // 6):
             narrow = filters > 16 and block == 0
             branch = [
                 convolution(filters, 2 if narrow else 1),
                 layers.BatchNormalization(axis=axis),
-                layers.ReLU(),
+                layers.Activation(activation),
                 convolution(filters),
                 layers.BatchNormalization(axis=axis),
             ]

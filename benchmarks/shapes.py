@@ -1,0 +1,38 @@
+"""Made-up images with exact masks: textured shapes on a plain background, in noise."""
+
+import numpy as np
+
+SHAPES = ("disk", "square", "cross")
+SIZE = 64
+
+
+def made_up(rng):
+    """One image, uint8 RGB, and its mask: 0, or 1 + the number of a shape."""
+    rows, columns = np.mgrid[:SIZE, :SIZE].astype("float64")
+    image = np.ones((SIZE, SIZE, 1)) * rng.uniform(0.3, 0.7, 3)
+    mask = np.zeros((SIZE, SIZE), "uint8")
+    for _ in range(rng.integers(2, 5)):
+        kind = rng.integers(len(SHAPES))
+        i, j = rng.uniform(8, SIZE - 8, 2)
+        radius, angle = rng.uniform(6, 14), rng.uniform(0, np.pi)
+        a = (rows - i) * np.cos(angle) + (columns - j) * np.sin(angle)
+        b = (columns - j) * np.cos(angle) - (rows - i) * np.sin(angle)
+        a, b = np.abs(a) / radius, np.abs(b) / radius
+        inside = (
+            a**2 + b**2 < 1,
+            np.maximum(a, b) < 0.9,
+            (np.minimum(a, b) < 0.3) & (np.maximum(a, b) < 1.1),
+        )[kind]
+        image = np.where(inside[..., None], textured(rng, rows, columns), image)
+        mask[inside] = 1 + kind
+    image = image + rng.normal(0, 0.08, image.shape)
+    return (255 * np.clip(image, 0, 1)).astype("uint8"), mask
+
+
+def textured(rng, rows, columns):
+    """An RGB image of stripes or checks in two colors."""
+    angle, frequency = rng.uniform(0, np.pi), rng.uniform(0.5, 2.5)
+    a = np.sin(frequency * (rows * np.cos(angle) + columns * np.sin(angle)))
+    b = np.sin(frequency * (columns * np.cos(angle) - rows * np.sin(angle)))
+    pattern = (a, a * b)[rng.integers(2)]
+    return np.where(pattern[..., None] > 0, *rng.uniform(0, 1, (2, 3)))
