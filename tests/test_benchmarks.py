@@ -42,8 +42,10 @@ def run(name, folder, *arguments):
     )
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", [*STUDIES, "detection"])
 def test_smoke(name, tmp_path):
+    if name == "detection":
+        pytest.importorskip("pycocotools")
     found = run(name, tmp_path)
     assert found.returncode == 0, found.stderr
     report = (tmp_path / f"{name}.md").read_text()
