@@ -42,7 +42,7 @@ def run(name, folder, *arguments):
     )
 
 
-@pytest.mark.parametrize("name", [*STUDIES, "detection"])
+@pytest.mark.parametrize("name", [*STUDIES, "cifar_large", "detection", "imagenet"])
 def test_smoke(name, tmp_path):
     if name == "detection":
         pytest.importorskip("pycocotools")
