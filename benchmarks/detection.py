@@ -45,7 +45,7 @@ BASELINE = "AdamW"
 PAPER = {"alpha": 0.01, "beta": 1.0, "hidden_units": (64, 16), "skip": False}
 VARIANTS = {BASELINE: None, "GAL": PAPER}
 MEASURES = ("AP", "AP50", "AP75")
-SMALL = {"size": 64, "filters": (16, 32, 64)}
+SMALL = {"size": 48, "width": 48, "decoders": 1, "filters": (16, 32, 48)}
 DETR = {
     "size": 512,
     "queries": 100,

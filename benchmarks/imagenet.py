@@ -180,8 +180,8 @@ def report(study):
     header = ["RMSprop", "error, %", "difference", "p", "top 5", "difference", "p"]
     return (
         f"{study.settings['training']['epochs']} epochs, {len(study.seeds)} seeds\n\n"
-        f"{table([*header, 'images a second'], rows)}\n\n± is the standard error; p that"
-        " of the paired t-test against RMSprop alone."
+        f"{table([*header, 'images a second'], rows)}\n\n± is the standard error; p "
+        "that of the paired t-test against RMSprop alone."
     )
 
 

@@ -138,7 +138,7 @@ class Batches(keras.utils.PyDataset):
         self.photographs, self.size, self.batch_size = photographs, size, batch_size
         self.seed, self.epoch = seed, 0
         self.most = max(1, *(len(p.boxes) for p in photographs))
-        self.kept = {} if keep else None  # Opened ones, if the memory holds all.
+        self.kept = {} if keep else None  # Reduced ones, if the memory holds all.
 
     def __len__(self):
         return len(self.photographs) // self.batch_size
@@ -160,8 +160,10 @@ class Batches(keras.utils.PyDataset):
         sides = np.array([photograph.width, photograph.height])
         taken = sides * rng.uniform(0.6, 1.2) * rng.uniform(0.9, 1.1, 2)
         corner = (sides - taken) * rng.uniform(0, 1, 2)
-        window = (*corner, *(corner + taken))
-        image = resized(self.opened(i), window, self.size)
+        window = np.array([*corner, *(corner + taken)])
+        image = self.opened(i)
+        scale = image.width / photograph.width
+        image = resized(image, scale * window, self.size)
         mirrored = rng.integers(2)
         if mirrored:
             image = image[:, ::-1]
@@ -171,7 +173,9 @@ class Batches(keras.utils.PyDataset):
         if self.kept is None:
             return opened(self.photographs[i])
         if i not in self.kept:
-            self.kept[i] = opened(self.photographs[i])
+            image = opened(self.photographs[i])
+            image.thumbnail((2 * self.size, 2 * self.size), Image.BILINEAR)
+            self.kept[i] = image
         return self.kept[i]
 
 
