@@ -4,9 +4,10 @@
     train = Images(paths, labels, 224, 256, random_window, seed=0)
     model, records = train_in_epochs(make, train, test, epochs=90, folder=out)
 
-The batches depend on the seed, the epoch and their number alone, and after each epoch
-the model is saved with the optimizer, GAL's networks and all seeds. So what was
-interrupted goes on from the last whole epoch, to the numbers of a run in one go.
+The batches depend on the seed, the epoch and their number alone. After each epoch the
+model is saved with the optimizer and GAL's networks, and beside it the states of the
+random layers, which are not in a `.keras` file. So what was interrupted goes on from
+the last whole epoch, to the numbers of a run in one go.
 
 Several devices: with JAX all that there are share each batch (`distribute`). With
 TensorFlow and PyTorch a strategy and processes have to be set up around the training:
@@ -179,10 +180,18 @@ def train_in_epochs(make, train, test, epochs, folder, callbacks=(), after=None)
         as `val_...`, and `images_per_second`, in which the first step compiles.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    model, done, records = _restored(folder)
+    model, log = _restored(folder)
     if model is None:
         model = make()
-    for epoch in range(done, epochs):
+
+    # The random layers of PyTorch draw from its global generator; so does `fit` itself,
+    # when a model is new or loaded, before an epoch begins.
+    seeded = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: keras.utils.set_random_seed(
+            1000 * train.seed + epoch
+        )
+    )
+    for epoch in range(len(log), epochs):
         train.epoch = epoch
         start = time.perf_counter()
         history = model.fit(
@@ -191,36 +200,48 @@ def train_in_epochs(make, train, test, epochs, folder, callbacks=(), after=None)
             epochs=epoch + 1,
             shuffle=False,
             verbose=0,
-            callbacks=list(callbacks),
+            callbacks=[seeded, *callbacks],
         ).history
         seconds = time.perf_counter() - start
         record = {name: float(values[0]) for name, values in history.items()}
         logs = model.evaluate(test, verbose=0, return_dict=True)
         record |= {f"val_{name}": float(value) for name, value in logs.items()}
         record["images_per_second"] = len(train) * train.batch_size / seconds
-        records.append(record)
-        _save(folder, model, epoch + 1, records)
+        seeds = [np.array(v.numpy()).tolist() for v in _seeds(model)]
+        log.append({"record": record, "seeds": seeds})
+        _save(folder, model, log)
         if after is not None:
             after(record)
-    return model, records
+    return model, [line["record"] for line in log]
 
 
-def _save(folder, model, done, records):
-    """First the records, then the model, whose name says how many of them count."""
+def _seeds(model):
+    """The states of random layers: what `variables` has and `weights` has not."""
+    weights = {id(v) for v in model.weights}
+    return [v for v in model.variables if id(v) not in weights]
+
+
+def _save(folder, model, log):
+    """First the log, then the model, whose name says how many lines of it count."""
     old = list(folder.glob("epoch-*.keras"))
-    text = "".join(json.dumps(record) + "\n" for record in records)
-    (folder / "records.jsonl").write_text(text)
+    # Each at once or not at all, whenever it is interrupted.
+    lines = (json.dumps(line) + "\n" for line in log)
+    (folder / "saving.jsonl").write_text("".join(lines))
+    os.replace(folder / "saving.jsonl", folder / "log.jsonl")
     model.save(folder / "saving.keras")
-    # At once or not at all, whenever it is interrupted.
-    os.replace(folder / "saving.keras", folder / f"epoch-{done:03}.keras")
+    os.replace(folder / "saving.keras", folder / f"epoch-{len(log):03}.keras")
     for path in old:
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 def _restored(folder):
     paths = sorted(folder.glob("epoch-*.keras"))
     if not paths:
-        return None, 0, []
+        return None, []
     done = int(paths[-1].stem.removeprefix("epoch-"))
-    lines = (folder / "records.jsonl").read_text().splitlines()[:done]
-    return keras.models.load_model(paths[-1]), done, [json.loads(x) for x in lines]
+    lines = (folder / "log.jsonl").read_text().splitlines()[:done]
+    log = [json.loads(line) for line in lines]
+    model = keras.models.load_model(paths[-1])
+    for variable, value in zip(_seeds(model), log[-1]["seeds"], strict=True):
+        variable.assign(value)
+    return model, log
