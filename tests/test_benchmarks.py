@@ -82,7 +82,10 @@ def run(name, folder, *arguments):
 
 @pytest.mark.parametrize("name", [*STUDIES, *NOT_SHOWN])
 @pytest.mark.parametrize("name", [*STUDIES, "cifar_smooth", "super_resolution_smooth"])
+@pytest.mark.parametrize("name", [*STUDIES, "cifar_large", "detection", "imagenet"])
 def test_smoke(name, tmp_path):
+    if name == "detection":
+        pytest.importorskip("pycocotools")
     found = run(name, tmp_path)
     assert found.returncode == 0, found.stderr
     report = (tmp_path / f"{name}.md").read_text()
