@@ -40,9 +40,8 @@ def recorded(model: keras.Model) -> Section:
         return output
 
     # A model of the same calls, and one that is not compiled: a copy would be, too.
-    model = keras.Model(model.input, model.output, name=model.name)
     copy = keras.models.clone_model(
-        model, clone_function=lambda layer: layer, call_function=record
+        as_functional(model), clone_function=lambda layer: layer, call_function=record
     )
     return Section(copy.inputs, calls, copy.outputs)
 
@@ -77,6 +76,18 @@ def is_functional(layer: Any) -> bool:
         and type(layer).call is _functional_call()
         and layer.activity_regularizer is None
     )
+
+
+def is_open(layer: Any) -> bool:
+    """Whether it is a model whose calls can be recorded."""
+    return is_functional(layer) or (is_sequential(layer) and layer.built)
+
+
+def as_functional(model: keras.Model) -> keras.Model:
+    """A functional model of the same calls, which is not compiled."""
+    if is_sequential(model):
+        return keras.Model(model.inputs, model.outputs, name=model.name)
+    return keras.Model(model.input, model.output, name=model.name)
 
 
 def is_sequential(layer: Any) -> bool:
