@@ -17,7 +17,10 @@ from keras_gradres.conversion.rewriting import Rewriting
 from keras_gradres.layers.residuals import RESIDUALS
 from keras_gradres.pullbacks.recording import is_open, is_sequential
 
-_OURS = ("branch", "shortcut", "activation", "name", "dtype", "activity_regularizer")
+_OURS = (
+    *("branch", "shortcut", "activation", "skip_first"),
+    *("name", "dtype", "activity_regularizer"),
+)
 
 
 def convert(

@@ -120,7 +120,13 @@ class Rewriting:
             dtype = found.call.outputs[0].dtype
             dtype = _POLICIES.get(dtype, dtype)
         branch = self._path(skip.branch, f"{name}_branch")
-        return GradientResidual(branch, name=name, dtype=dtype, **arguments)
+        return GradientResidual(
+            branch,
+            name=name,
+            dtype=dtype,
+            skip_first=found.call.inputs[1] is skip.branch.end,
+            **arguments,
+        )
 
     def _path(self, path: Path, name: str) -> keras.Model:
         fork = path.fork

@@ -36,7 +36,8 @@ class Node:
         args: Its arguments, with slots in the place of tensors.
         kwargs: Its keyword arguments, likewise.
         outputs: The structure of slots of its outputs.
-        training: What the branch says of training in this call, or `None`.
+        training: What the branch says of training in this call, or `None`. Keras heeds
+            it only where the model itself is not told.
     """
 
     layer: Any
@@ -93,7 +94,7 @@ class Graph:
     def run(
         self,
         x: Any,
-        training: bool,
+        training: bool | None,
         mask: Any = None,
         second_order: bool = False,
         differentiate: bool = True,
@@ -104,8 +105,8 @@ class Graph:
         steps: list[Step] = []
         for node in self.nodes:
             args, kwargs = _tensors(node, values)
-            inside = training if node.training is None else node.training
-            call = Call(node.layer, inside, second_order, self._masks)
+            inside = node.training if training is None else training
+            call = Call(node.layer, bool(inside), second_order, self._masks)
             if differentiate:
                 output, pullbacks = registry.pull(call, args, kwargs)
                 slots = _float_slots(node, args, kwargs)
