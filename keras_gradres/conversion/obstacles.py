@@ -39,24 +39,26 @@ def check_gradient(skip: Skip) -> dict[str, list[str]]:
     branch = skip.branch
     graph = Graph(branch.section)
     shape, dtype = tuple(branch.fork.shape), branch.fork.dtype
-    found = []
+    found, reasons = [], []
 
     def trace(x):
         run = graph.run(x, training=True)
         found.append(run.parts())
-        return run.gradient()
+        try:
+            run.gradient()
+        except VanishingGradientError as error:
+            reasons.append(str(error))  # Kept, as what traces would run it again.
+        return x
 
-    try:
-        Traced(trace).compute_output_spec(keras.KerasTensor(shape, dtype=dtype))
-        if not graph.is_certain:
-            for training in (True, False):
-                vanishing.refuse(
-                    vanishing.measure(graph, _variables(branch), shape, dtype, training)
-                )
-    except VanishingGradientError as error:
-        raise NotConvertibleError(
-            f"the gradient of its branch vanishes. {error}"
-        ) from None
+    Traced(trace).compute_output_spec(keras.KerasTensor(shape, dtype=dtype))
+    if not graph.is_certain:
+        variables = _variables(branch)
+        for training in (True, False):
+            if not reasons:
+                reason = vanishing.measure(graph, variables, shape, dtype, training)
+                reasons += [reason] if reason else []
+    if reasons:
+        raise NotConvertibleError(f"the gradient of its branch vanishes. {reasons[0]}")
     return found[-1]
 
 
