@@ -99,11 +99,12 @@ def nested():
 
 
 def shared():
-    """A layer in two branches, and an `Add` layer that is called twice."""
+    """A layer that is called twice in a branch; activations and sums elsewhere, too."""
     x = keras.Input((4,))
-    layer, add = layers.Dense(4, activation="tanh", name="shared"), layers.Add(name="s")
-    y = add([x, layer(x)])
-    return keras.Model(x, add([layer(y), y]))
+    layer, add = layers.Dense(4, name="shared"), layers.Add(name="s")
+    act = layers.Activation("tanh", name="act")
+    y = add([x, layer(act(layer(x)))])
+    return keras.Model(x, add([layers.Dense(4)(act(y)), y]))
 
 
 def within():
@@ -179,9 +180,14 @@ def _masked_plus():
 def _mask_lost():
     ids = keras.Input((5,), dtype="int32")
     x = layers.Embedding(6, 8, mask_zero=True)(ids)
-    h = layers.TimeDistributed(layers.Dense(8, "relu"))(x)
-    h = layers.Conv1D(8, 1, activation="relu")(ops.copy(h))
+    h = layers.Dense(8, "relu")(ops.copy(x))
     return keras.Model(ids, layers.LSTM(3)(layers.Add()([x, h])))
+
+
+def _shared_weights():
+    x = keras.Input((4,))
+    layer = layers.Dense(4, activation="tanh", name="common")
+    return keras.Model(x, layer(layers.Add()([x, layer(x)])))
 
 
 def _wide():
@@ -214,6 +220,7 @@ REFUSED = {
     "outside of it, too: the output of 'leaky'": _used_end,
     "has not the mask": _masked_plus,
     "not the mask of what its branch": _mask_lost,
+    "called elsewhere, too: 'common'": _shared_weights,
     "has dtype float64": _wide,
     "no feature axis": lambda: _sum(
         lambda x: x + layers.PReLU(shared_axes=(1,))(x), (None,)

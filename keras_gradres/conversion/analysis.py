@@ -6,6 +6,7 @@ Usage:
         found.path, found.skip, found.reason
 """
 
+import collections
 import dataclasses
 from typing import Any
 
@@ -61,6 +62,9 @@ class Analysis:
         self._seen: set[int] = set()
         if self.opened(model) is not None:
             self._collect_masks(self.calls_of(model), ())
+        self._uses = collections.Counter(
+            id(call.layer) for calls in self._calls.values() for call in calls.calls
+        )
         self._visit(model, "", None)
 
     def calls_of(self, model: Any) -> Calls:
@@ -109,6 +113,7 @@ class Analysis:
             if reason is None:
                 for masks in self._masks.get(id(calls), [{}]):
                     obstacles.check(calls, skip, masks)
+                obstacles.check_sharing(skip, self._uses)
                 parts = None
                 if self.differentiate:
                     parts = obstacles.check_gradient(skip)

@@ -16,6 +16,7 @@ from keras_gradres.conversion.report import Selection, selected
 from keras_gradres.conversion.rewriting import Rewriting
 from keras_gradres.layers.residuals import RESIDUALS
 from keras_gradres.pullbacks.recording import is_open, is_sequential
+from keras_gradres.traversal import layers_in
 
 _OURS = (
     *("branch", "shortcut", "activation", "skip_first"),
@@ -163,11 +164,13 @@ def _not_open(model):
             "`model` must be built. Call it on an input, or give it a `keras.Input`. "
             f"Received: model={model}"
         )
-    inside = [name for name, value in vars(model).items() if is_open(value)]
+    inside = [x.name for x in layers_in(model) if x is not model and is_open(x)]
     advice = "It holds no functional model; use `GradientResidual` in its code."
     if inside:
-        lines = ", ".join(f"model.{n} = convert(model.{n})" for n in inside)
-        advice = f"Convert the models that it holds, and set them: {lines}."
+        advice = (
+            f"Convert the models that it holds, {inside}, and set them in their place, "
+            "as in `model.backbone = convert(model.backbone)`."
+        )
     return TypeError(
         "`model` must be a functional model or a `Sequential`: the `call` of "
         f"{type(model).__name__} is code, which cannot be rewritten. {advice} "

@@ -9,6 +9,7 @@ Usage:
     check_gradient(branch)
 """
 
+import collections
 from typing import Any
 
 import keras
@@ -28,6 +29,33 @@ def check(calls: Calls, skip: Skip, masks: dict[int, Any]) -> None:
         raise NotConvertibleError("its branch has no parameters")
     _check_tensors(calls, skip)
     _check_masks(skip, masks)
+
+
+def check_sharing(skip: Skip, uses: dict[int, int]) -> None:
+    """Raises if a layer with variables is called outside of its path, too.
+
+    A branch is a model, and Keras saves a layer that is in two models as two layers.
+
+    Args:
+        skip: The skip connection.
+        uses: How often each layer is called, by its `id`.
+    """
+    for path in skip.paths:
+        inside = collections.Counter(id(call.layer) for call in path.calls)
+        names = [
+            call.layer.name
+            for call in path.calls
+            if isinstance(call.layer, keras.Layer)
+            and call.layer.variables
+            and uses[id(call.layer)] > inside[id(call.layer)]
+        ]
+        if names:
+            raise NotConvertibleError(
+                f"what its branch or shortcut calls is called elsewhere, too: "
+                f"{_quoted(dict.fromkeys(names))}. Keras would save it twice. Put the "
+                "skip connection in a `keras.Model` that is called several times: a "
+                "model is converted once, for all its calls"
+            )
 
 
 def check_gradient(skip: Skip) -> dict[str, list[str]]:

@@ -276,7 +276,7 @@ class GradientResidual(keras.Layer):
         if self.residual in ("identity", "none"):
             return kind.formula(x, None, None)
         # In half precision squares overflow, and so do sums for a scalar's gradient.
-        dtype = keras.backend.result_type(x.dtype, "float32")
+        dtype = precision.wide(x.dtype)
         rank = len(x.shape)
         gradient = None
         if kind.needs_gradient:
