@@ -168,8 +168,8 @@ def _not_open(model):
     advice = "It holds no functional model; use `GradientResidual` in its code."
     if inside:
         advice = (
-            f"Convert the models that it holds, {inside}, and set them in their place, "
-            "as in `model.backbone = convert(model.backbone)`."
+            f"Convert the models that it holds, {inside}, and set them in their place "
+            "before it is called, as in `model.backbone = convert(model.backbone)`."
         )
     return TypeError(
         "`model` must be a functional model or a `Sequential`: the `call` of "

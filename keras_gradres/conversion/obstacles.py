@@ -16,7 +16,7 @@ import keras
 
 from keras_gradres.conversion.calls import Calls, Path
 from keras_gradres.conversion.cost import opened
-from keras_gradres.conversion.sums import NotConvertibleError, Skip
+from keras_gradres.conversion.sums import NotConvertibleError, Skip, is_operation
 from keras_gradres.layers import vanishing
 from keras_gradres.pullbacks.graph import Graph, Traced
 from keras_gradres.pullbacks.walk import VanishingGradientError
@@ -124,9 +124,13 @@ def _check_tensors(calls, skip):
         raise NotConvertibleError(
             f"one of its inputs is broadcast. Their shapes are {shapes}"
         )
-    if not keras.backend.is_float_dtype(fork.dtype) or fork.dtype != total.dtype:
+    dtypes = {total.dtype, fork.dtype}
+    if is_operation(skip.sum.layer):  # An `Add` layer casts what it is given.
+        dtypes.update(t.dtype for t in skip.sum.inputs)
+    if not keras.backend.is_float_dtype(fork.dtype) or len(dtypes) > 1:
         raise NotConvertibleError(
-            f"the sum has dtype {total.dtype}, and what its branch is given, the "
+            f"the sum has dtype {total.dtype}, its inputs "
+            f"{[t.dtype for t in skip.sum.inputs]}, and what its branch is given, the "
             f"output of '{calls.name_of(fork)}', has {fork.dtype}. A gradient residual "
             "has one floating-point dtype"
         )
