@@ -107,7 +107,7 @@ class TestKerasHub:
         model = hub.models.ResNetBackbone(
             input_conv_filters=[8],
             input_conv_kernel_sizes=[3],
-            stackwise_num_filters=[8, 16],
+            stackwise_num_filters=[64, 128],
             stackwise_num_blocks=[2, 2],
             stackwise_num_strides=[1, 2],
             block_type="basic_block",
