@@ -179,6 +179,24 @@ def test_built_for_one_rank_and_called_with_another(built, called, residual):
     np.testing.assert_allclose(NUMPY(block(x)), rows, rtol=1e-4, atol=1e-5)
 
 
+def test_dropout_of_a_functional_branch_drops():
+    # Keras writes down training=False where the model is made; what it is told counts.
+    x = keras.Input((6,))
+    branch = keras.Model(x, layers.Dropout(0.5, seed=1)(_tanh()(x)))
+    layer = GradientResidual(branch, residual="identity")
+    inputs = np.zeros((5, 6), "float32") + PADDED[0, :1]
+    layer(inputs)
+    branch.set_weights([RNG.normal(size=w.shape) for w in branch.get_weights()])
+    expected = NUMPY(branch(inputs)) * np.array([0, 2])[:, None, None]
+    found = NUMPY(layer(inputs, training=True)) - inputs
+    off = np.abs(found - expected)
+    assert (off.min(0) < 1e-5).all()
+    assert {0, 1} == set(off.argmin(0).ravel())
+    np.testing.assert_allclose(
+        NUMPY(layer(inputs, training=False)) - inputs, NUMPY(branch(inputs)), atol=1e-5
+    )
+
+
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("residual", RESIDUALS)
 def test_no_samples_and_no_steps(residual, training):

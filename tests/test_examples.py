@@ -1,5 +1,6 @@
 """The example of the README runs; the loops of the examples do what `fit` does."""
 
+import functools
 import pathlib
 import re
 import runpy
@@ -71,6 +72,24 @@ def test_custom_loop_is_fit(monkeypatch):
     for a, b in pairs:
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-4, atol=1e-5)
     assert gal.diagnostics["accepted"] > 0
+
+
+def test_converted_resnet(monkeypatch, capsys):
+    # Without the folder of data it takes the digits.
+    monkeypatch.delenv("KERAS_GRADRES_DATA", raising=False)
+    monkeypatch.syspath_prepend(FOLDER)
+    example = runpy.run_path(str(FOLDER / "convert_resnet.py"))
+    data = example["make_data"](samples=128)
+    assert [x.shape for x, _ in data] == [(128, 16, 16, 3), (500, 16, 16, 3)]
+    make = functools.partial(example["make_model"], width=2, blocks=1)
+    monkeypatch.setitem(example["compare"].__globals__, "make_model", make)
+    errors, ratio = example["compare"](data, epochs=1, further=1, seeds=1)
+    printed = capsys.readouterr().out
+    assert "3 of 3 sums are converted" in printed
+    assert "the same outputs before the first step: True" in printed
+    assert errors.shape == (1, 3)
+    assert ratio > 0
+    assert "mean of 1 seeds" in example["verdict"](errors, ratio)
 
 
 @pytest.mark.parametrize("kind", ["custom_loop", "distributed"])

@@ -92,6 +92,9 @@ class GradientResidual(keras.Layer):
         shortcut: A layer S applied to the skip, needed where the branch changes the
             shape.
         activation: Activation function applied to the sum.
+        skip_first: Whether the skip is the first summand, as in `x + F(x)`, and not the
+            second. The numbers are the same; on PyTorch the sum has the memory layout
+            of the first, on which the rounding of what follows may depend.
         **kwargs: Arguments of `keras.layers.Layer`, such as `name` and `dtype`.
 
     Call arguments:
@@ -134,6 +137,7 @@ class GradientResidual(keras.Layer):
         second_order: bool = False,
         shortcut: keras.Layer | None = None,
         activation: Callable | str | dict | None = None,
+        skip_first: bool = False,
         **kwargs: Any,
     ) -> None:
         # The layers of the branch have dtypes of their own; `call` casts the inputs.
@@ -173,6 +177,7 @@ class GradientResidual(keras.Layer):
         self.second_order = second_order
         self.shortcut = shortcut
         self.activation = activations.get(activation)
+        self.skip_first = skip_first
         self.supports_masking = True
         self.kind = RESIDUALS[residual]
         self.graph: Any = None  # The calls of the branch, once it is built.
@@ -240,7 +245,7 @@ class GradientResidual(keras.Layer):
         inputs = self.checked(inputs)
         run = self.graph.run(
             inputs,
-            bool(training),
+            training,
             mask,
             second_order=self.second_order,
             differentiate=self.kind.needs_gradient,
@@ -248,7 +253,7 @@ class GradientResidual(keras.Layer):
         skip = self.skip(inputs, run, training)
         if skip is not None and self.shortcut is not None:
             skip = self.shortcut_graph.run(
-                skip, bool(training), mask, differentiate=False
+                skip, training, mask, differentiate=False
             ).output
         return self.activation(self.sum(run, skip))
 
@@ -257,7 +262,8 @@ class GradientResidual(keras.Layer):
         outputs = ops.cast(run.output, self.compute_dtype)
         if skip is None:
             return outputs
-        return outputs + ops.cast(skip, self.compute_dtype)
+        skip = ops.cast(skip, self.compute_dtype)
+        return skip + outputs if self.skip_first else outputs + skip
 
     def rematerialized_call(self, layer_call, *args, **kwargs):
         # TensorFlow rematerializes only functions without keyword arguments.
@@ -274,7 +280,7 @@ class GradientResidual(keras.Layer):
         if self.residual in ("identity", "none"):
             return kind.formula(x, None, None)
         # In half precision squares overflow, and so do sums for a scalar's gradient.
-        dtype = keras.backend.result_type(x.dtype, "float32")
+        dtype = precision.wide(x.dtype)
         rank = len(x.shape)
         gradient = None
         if kind.needs_gradient:
@@ -380,6 +386,7 @@ class GradientResidual(keras.Layer):
             "second_order": self.second_order,
             "shortcut": keras.saving.serialize_keras_object(self.shortcut),
             "activation": activations.serialize(self.activation),
+            "skip_first": self.skip_first,
         }
 
     @classmethod

@@ -1,8 +1,9 @@
 """Dropout and noise layers: c -> c m, for y = m x with the random factors m.
 
-In training m is what a call on ones gives, so that the layer is called, and its seed
-advanced, once. The sum of the outputs stays in the mean what it was, so the cotangent
-counts as constant where it was: a normalization before it is one at the end.
+In training m is seen in what the call gives, or is what a call on ones gives, so that
+the layer is called, and its seed advanced, once. The sum of the outputs stays in the
+mean what it was, so the cotangent counts as constant where it was: a normalization
+before it is one at the end.
 """
 
 import keras
@@ -20,12 +21,33 @@ def everywhere(axes):
 
 @register_named(
     "Dropout",
-    "GaussianDropout",
     "SpatialDropout1D",
     "SpatialDropout2D",
     "SpatialDropout3D",
 )
-def _multiplicative(call, x):
+def _dropout(call, x):
+    rate = call.layer.rate
+    if not call.training or not rate:
+        return call(x), Pullback(lambda c: c, everywhere)
+    if call.layer.activity_regularizer is not None:
+        return call.automatic(x)  # It is to see the output as it is.
+
+    def both(x):
+        x = call.cast(x)
+        # Where x is 0, the output does not tell what was dropped.
+        zero = ops.equal(x, 0)
+        y = call(ops.where(zero, ops.ones_like(x), x))
+        kept = ops.cast(ops.not_equal(y, 0), y.dtype)
+        factors.append(ops.stop_gradient(kept / (1 - rate) if rate < 1 else kept))
+        return ops.where(zero, x * factors[-1], y)
+
+    factors: list = []
+    y = call.with_mask(both, x)
+    return y, Pullback(lambda c: c * factors[-1], everywhere)
+
+
+@register_named("GaussianDropout")
+def _gaussian_dropout(call, x):
     if not call.training or not call.layer.rate:
         return call(x), Pullback(lambda c: c, everywhere)
     if call.layer.activity_regularizer is not None:

@@ -11,13 +11,18 @@ Usage:
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import keras
 
 from keras_gradres.pullbacks import registry
 from keras_gradres.pullbacks.masks import Masks
+from keras_gradres.pullbacks.recording import (
+    Section,
+    is_functional,
+    is_sequential,
+    recorded,
+)
 from keras_gradres.pullbacks.rule import Call, is_float_tensor
 from keras_gradres.pullbacks.walk import Run, Slot, Step
 
@@ -31,7 +36,8 @@ class Node:
         args: Its arguments, with slots in the place of tensors.
         kwargs: Its keyword arguments, likewise.
         outputs: The structure of slots of its outputs.
-        training: What the branch says of training in this call, or `None`.
+        training: What the branch says of training in this call, or `None`. Keras heeds
+            it only where the model itself is not told.
     """
 
     layer: Any
@@ -44,11 +50,14 @@ class Node:
 class Graph:
     """The calls of a branch, in order.
 
+    Args:
+        branch: A layer, or a `Section` of a model.
+
     Attributes:
         nodes: The list of `Node`.
     """
 
-    def __init__(self, branch: keras.Layer):
+    def __init__(self, branch: keras.Layer | Section):
         self.nodes: list[Node] = []
         self._masks = Masks()
         self.input = Slot()
@@ -85,7 +94,7 @@ class Graph:
     def run(
         self,
         x: Any,
-        training: bool,
+        training: bool | None,
         mask: Any = None,
         second_order: bool = False,
         differentiate: bool = True,
@@ -96,8 +105,8 @@ class Graph:
         steps: list[Step] = []
         for node in self.nodes:
             args, kwargs = _tensors(node, values)
-            inside = training if node.training is None else node.training
-            call = Call(node.layer, inside, second_order, self._masks)
+            inside = node.training if training is None else training
+            call = Call(node.layer, bool(inside), second_order, self._masks)
             if differentiate:
                 output, pullbacks = registry.pull(call, args, kwargs)
                 slots = _float_slots(node, args, kwargs)
@@ -130,37 +139,28 @@ class Graph:
                 slot = self._open(inner, (slot,), {}, training)
             return slot
         if is_functional(layer) and not kwargs:
-            return self._open_functional(layer, args, training)
+            layer = recorded(layer)
+        if isinstance(layer, Section):
+            return self._open_section(layer, args, training)
         outputs = keras.tree.map_structure(lambda _: Slot(), like)
         self.nodes.append(Node(layer, args, kwargs, outputs, training))
         return outputs
 
-    def _open_functional(self, model, args, training):
-        calls: list[tuple] = []
-
-        def record(layer, *args, **kwargs):
-            output = Spec(layer)(*args, **kwargs)
-            calls.append((layer, args, kwargs, output))
-            return output
-
-        # A model of the same calls, which leaves the layers and their nodes alone.
-        copy = keras.models.clone_model(
-            model, clone_function=lambda layer: layer, call_function=record
-        )
-        inputs = zip(copy.inputs, keras.tree.flatten(args), strict=True)
+    def _open_section(self, section, args, training):
+        inputs = zip(section.inputs, keras.tree.flatten(args), strict=True)
         slots = {id(tensor): slot for tensor, slot in inputs}
 
         def slot_of(value):
             return slots[id(value)] if isinstance(value, keras.KerasTensor) else value
 
-        for layer, args, kwargs, output in calls:
+        for layer, args, kwargs, output in section.calls:
             args, kwargs = keras.tree.map_structure(slot_of, (args, kwargs))
             found = self._open(layer, args, kwargs, training, like=output)
             pairs = zip(
                 keras.tree.flatten(output), keras.tree.flatten(found), strict=True
             )
             slots.update((id(tensor), slot) for tensor, slot in pairs)
-        return keras.tree.map_structure(slot_of, _unpacked(copy.outputs))
+        return keras.tree.map_structure(slot_of, _unpacked(section.outputs))
 
 
 class Traced(keras.Layer):
@@ -172,47 +172,6 @@ class Traced(keras.Layer):
 
     def call(self, x):
         return self.function(x)
-
-
-class Spec(keras.Operation):
-    """In the place of a layer, to find the shape of its output without calling it."""
-
-    def __init__(self, layer):
-        super().__init__()
-        self.layer = layer
-
-    def call(self, *args, **kwargs):
-        raise NotImplementedError
-
-    def compute_output_spec(self, *args, **kwargs):
-        kwargs = {k: v for k, v in kwargs.items() if k not in ("training", "mask")}
-        return self.layer.compute_output_spec(*args, **kwargs)
-
-
-@functools.cache
-def _functional_call():
-    # With names, so that none are taken from the layers of others.
-    x = keras.Input((1,), name="x")
-    y = keras.layers.Identity(name="y")(x)
-    return type(keras.Model(x, y, name="functional")).call
-
-
-def is_functional(layer: Any) -> bool:
-    """Whether it is a model made of inputs and outputs, and nothing beside it."""
-    return (
-        isinstance(layer, keras.Model)
-        and type(layer).call is _functional_call()
-        and layer.activity_regularizer is None
-    )
-
-
-def is_sequential(layer: Any) -> bool:
-    """Whether it is a `Sequential`, and nothing beside it."""
-    return (
-        isinstance(layer, keras.Sequential)
-        and type(layer).call is keras.Sequential.call
-        and layer.activity_regularizer is None
-    )
 
 
 def _is_simple(node):

@@ -13,6 +13,7 @@ the layers compute in float32, and so do the pullbacks.
 import keras
 from keras import ops
 
+from keras_gradres import precision
 from keras_gradres.pullbacks.activations import NOWHERE
 from keras_gradres.pullbacks.registry import register_named
 from keras_gradres.pullbacks.rule import Pullback
@@ -20,7 +21,7 @@ from keras_gradres.pullbacks.rule import Pullback
 
 def _wide(x):
     """In float32 at least."""
-    return ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+    return ops.cast(x, precision.wide(x.dtype))
 
 
 def _mean(values, axes, weights):

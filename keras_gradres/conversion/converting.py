@@ -1,0 +1,178 @@
+"""From a model with skip connections to one with gradient residuals, in one call.
+
+Usage:
+
+    model = keras.applications.ResNet50()
+    converted = keras_gradres.convert(model)
+    converted.compile("adam", "sparse_categorical_crossentropy")
+"""
+
+from typing import Any
+
+import keras
+
+from keras_gradres.conversion.analysis import Analysis, Found
+from keras_gradres.conversion.report import Selection, selected
+from keras_gradres.conversion.rewriting import Rewriting
+from keras_gradres.layers.residuals import RESIDUALS
+from keras_gradres.pullbacks.recording import is_open, is_sequential
+from keras_gradres.traversal import layers_in
+
+_OURS = (
+    *("branch", "shortcut", "activation", "skip_first"),
+    *("name", "dtype", "activity_regularizer"),
+)
+
+
+def convert(
+    model: keras.Model,
+    residual: str = "gain",
+    second_order: bool = True,
+    layers: Selection = None,
+    **arguments: Any,
+) -> keras.Model:
+    """Makes each skip connection of a model a gradient residual.
+
+    A skip connection is a sum of a tensor and of something computed from it: an `Add`
+    layer, or a sum written with `+`. It becomes a `GradientResidual` of the same name
+    around the layers between the fork and the sum, its branch. Where the fork reaches
+    the sum through a projection (layers without an activation, one of which may have a
+    matrix, such as a convolution and its normalization), that is the shortcut. What
+    follows the sum, such as an activation, stays.
+
+    **The layers of the new model are those of the old one**, so their weights are
+    shared: training the new model trains the old one. To keep it apart, clone it:
+
+        copy = keras.models.clone_model(model)
+        copy.set_weights(model.get_weights())
+        converted = keras_gradres.convert(copy)
+
+    What the new model computes, before any step of training:
+
+    - with `"gain"` and `"identity"` exactly what the old one does, in training and in
+      inference: outputs, statistics of normalizations, and what dropout drops;
+    - with `"scaled"` the same as long as its `scale` is 1, as it is at first;
+    - with `"convex"` something else: the skip is then `(1 - s) x + s g`, halfway
+      between the input and the unit vector of the gradient by default, so a trained
+      model has to be trained on. `alpha=-5.0` starts at 0.7 % gradient. The others of
+      `GradientResidual` change what is computed likewise.
+
+    Models in the model are converted as well. The weights of the new model are those of
+    the old one and, with `"gain"`, one `gamma` for each skip connection, zero at first.
+    The result is not compiled. It is a plain `keras.Model`, or a `keras.Sequential` if
+    that is what the model is.
+
+    Args:
+        model: A functional model or a `keras.Sequential`. One whose `call` is code
+            cannot be rewritten; convert the functional models that it holds.
+        residual: What the skip becomes, see `GradientResidual`.
+        second_order: Whether gradients flow through the gradient of the branch. It
+            costs more, and with smooth activations the gain is only there.
+        layers: The sums to convert, by default all that can be: the name of an `Add`
+            layer or operation, a list of names, or a function from the entry of a sum
+            in `conversion_report` to whether to convert it. Sums of inner models have
+            names such as `"encoder/add_1"`; the last part alone will do.
+        **arguments: Other arguments of `GradientResidual` for all, such as `axis`. By
+            default the axis is that of the channels.
+
+    Returns:
+        A new model.
+
+    Raises:
+        TypeError: if the `call` of the model is code.
+        ValueError: if nothing can be converted, or something that is asked for by name
+            cannot be. `conversion_report` says why.
+
+    Example:
+    >>> inputs = keras.Input((4,))
+    >>> x = keras.layers.Dense(4, activation="tanh")(inputs)
+    >>> x = keras.layers.Dense(4)(x)
+    >>> model = keras.Model(inputs, keras.layers.Add(name="sum")([inputs, x]))
+    >>> converted = keras_gradres.convert(model)
+    >>> converted.get_layer("sum").residual
+    'gain'
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"`model` must be a Keras model. Received: model={model} (of type "
+            f"{type(model)})"
+        )
+    if residual not in RESIDUALS:
+        raise ValueError(
+            f"`residual` must be one of {tuple(RESIDUALS)}. Received: "
+            f"residual={residual}"
+        )
+    refused = [name for name in _OURS if name in arguments]
+    if refused:
+        raise ValueError(
+            "The arguments of each gradient residual that come from the model cannot "
+            f"be given: {_OURS}. Received: {refused}"
+        )
+    analysis = Analysis(model, RESIDUALS[residual].needs_gradient)
+    if not is_open(model):
+        raise _not_open(model)
+    chosen = selected(analysis.sums, layers)
+    if layers is not None and not callable(layers):
+        _check_names([layers] if isinstance(layers, str) else list(layers), analysis)
+    if not chosen:
+        raise _nothing(model, analysis, layers)
+    arguments = {**arguments, "residual": residual, "second_order": second_order}
+    return Rewriting(analysis, chosen, arguments).layer(model)
+
+
+def _check_names(names, analysis):
+    for name in names:
+        found = [f for f in analysis.sums if name in (f.path, f.call.layer.name)]
+        if not found:
+            known = [f.path for f in analysis.sums]
+            raise ValueError(
+                "`layers` must name sums of the model, `Add` layers or operations. "
+                f"Received: layers={names}, with '{name}' not among {known}"
+            )
+        for entry in found:
+            if entry.reason is not None:
+                raise ValueError(
+                    f"The sum '{entry.path}' cannot be converted: {entry.reason}. "
+                    "Leave it out of `layers`; `conversion_report(model)` lists what "
+                    f"can be converted. Received: layers={names}"
+                )
+
+
+def _nothing(model, analysis, layers):
+    reasons: dict[str, Found] = {}
+    for found in analysis.sums:
+        if found.reason is not None:
+            reasons.setdefault(found.reason, found)
+    text = f"No sum of the model can be converted, of {len(analysis.sums)}"
+    if layers is not None:
+        text = f"No sum of the model is chosen by `layers`, of {len(analysis.sums)}"
+    first = [f"'{found.path}': {reason}" for reason, found in reasons.items()][:3]
+    if first:
+        text += f" ({'; '.join(first)})"
+    if analysis.closed and layers is None:
+        names = [f"'{x.name}' (of type {type(x).__name__})" for x in analysis.closed]
+        text += f". What is summed in {', '.join(names[:3])} is code, and is not seen"
+    return ValueError(
+        f"{text}. See `conversion_report(model)`. Received: model={model}, "
+        f"layers={layers}"
+    )
+
+
+def _not_open(model):
+    if is_sequential(model):
+        return ValueError(
+            "`model` must be built. Call it on an input, or give it a `keras.Input`. "
+            f"Received: model={model}"
+        )
+    inside = [x.name for x in layers_in(model) if x is not model and is_open(x)]
+    advice = "It holds no functional model; use `GradientResidual` in its code."
+    if inside:
+        advice = (
+            f"Convert the models that it holds, {inside}, and set them in their place "
+            "before it is called, as in `model.backbone = convert(model.backbone)`."
+        )
+    return TypeError(
+        "`model` must be a functional model or a `Sequential`: the `call` of "
+        f"{type(model).__name__} is code, which cannot be rewritten. {advice} "
+        f"Received: model={model}"
+    )
