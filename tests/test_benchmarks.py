@@ -49,19 +49,34 @@ from keras_gradres.optimizers import GAL  # noqa: E402
 STUDIES = [
     "cifar",
     "convergence",
+    "detection",
     "feature_adjustment",
     "gal_ablation",
     "gal_alternatives",
     "gal_mechanism",
+    "neural_field",
     "paper_split",
     "regression",
     "segmentation",
+    "segmentation_camvid",
     "sine",
     "sine_relu",
     "super_resolution",
+    "theory",
 ]
-# Whose results the README does not show yet.
-NOT_SHOWN = ["neural_field", "theory"]
+# The smokes of these take longer, or repeat the machinery of others.
+SLOW = [
+    "cifar_large",
+    "cifar_smooth",
+    "detection",
+    "feature_adjustment",
+    "gal_alternatives",
+    "imagenet",
+    "neural_field",
+    "paper_split",
+    "sine_relu",
+    "super_resolution_smooth",
+]
 DATA = os.environ.get(study.DATA)
 
 
@@ -80,9 +95,13 @@ def run(name, folder, *arguments):
     )
 
 
-@pytest.mark.parametrize("name", [*STUDIES, *NOT_SHOWN])
-@pytest.mark.parametrize("name", [*STUDIES, "cifar_smooth", "super_resolution_smooth"])
-@pytest.mark.parametrize("name", [*STUDIES, "cifar_large", "detection", "imagenet"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(name for name in STUDIES if name not in (*SLOW, "segmentation_camvid")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW),
+    ],
+)
 def test_smoke(name, tmp_path):
     if name == "detection":
         pytest.importorskip("pycocotools")
