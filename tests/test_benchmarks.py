@@ -24,11 +24,12 @@ from benchmarks import (  # noqa: E402
     data,
     feature_adjustment,
     feature_network,
-    gal_optimum,
     fields,
+    gal_optimum,
     images,
     neural_field,
     segmentation,
+    shapes,
     sine_report,
     sine_tasks,
     study,
@@ -37,13 +38,6 @@ from benchmarks import (  # noqa: E402
     tuned,
 )
 from keras_gradres.layers import GradientResidual  # noqa: E402
-    data,
-    images,
-    segmentation,
-    shapes,
-    study,
-    together,
-)
 from keras_gradres.optimizers import GAL  # noqa: E402
 
 STUDIES = [
@@ -522,6 +516,8 @@ def test_sine_table_by_hand():
         ["identity, twice the steps", "0.01", "-1.33 ± 0.33", "-0.67", "33%", "2.00"],
     ]
     assert rows[1][6:] == ["0.0464", "0.367", "0.215", "0.367"]
+
+
 def test_detectable_difference_is_the_tabulated_one():
     # Sample sizes of the paired t-test, two-sided 5 %, power 80 %, as tables and
     # G*Power have them: 34 for half a standard deviation, 15 for 0.8, 10 for one.
