@@ -17,7 +17,7 @@ from conversion_models import (
     shared,
     within,
 )
-from helpers import gradients
+from helpers import gradients, keras_before
 from keras import layers, ops
 
 from keras_gradres import conversion_report, convert
@@ -319,6 +319,8 @@ def test_save_and_load(make, tmp_path):
 
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_fit(jit_compile):
+    if jit_compile and keras.backend.backend() == "torch" and keras_before(3, 15):
+        pytest.skip("older releases of Keras compile no convolution of unknown size")
     model = resnet()
     randomize(model)
     converted = convert(model)
