@@ -24,8 +24,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def _slow(form, name):
-    strict = form == "torch.export, strict" and "conv" in name
-    return strict or BACKEND == "jax" or name == "EDSR" or form in ("LiteRT", "OpenVINO")
+    if form == "torch.export, strict" and "conv" in name:
+        return True
+    return BACKEND == "jax" or name == "EDSR" or form in ("LiteRT", "OpenVINO")
 
 
 def _params(pairs):
