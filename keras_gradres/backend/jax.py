@@ -124,7 +124,7 @@ def parts(variable):
 
 
 def tracer():
-    return None
+    return "jit"
 
 
 def eagerly(function):

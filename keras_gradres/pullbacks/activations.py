@@ -68,10 +68,15 @@ def _selu(y):
     return ops.where(y > 0, _SELU_SCALE * ops.ones_like(y), low)
 
 
+# By tracer, the formats to which gelu converts and the error function itself does not.
+_WITHOUT_ERF: dict = {"tf.function": ("litert",), "jit": ("tf_saved_model",)}
+
+
 def _gelu(u):
     """Phi(u) + u phi(u)."""
-    if backend.tracer() == "tf.function" and exports.target() == "litert":
-        # The error function does not convert, gelu itself does: Phi = gelu(u) / u.
+    formats = _WITHOUT_ERF.get(backend.tracer(), ())
+    if formats and exports.target() in formats:
+        # Phi = gelu(u) / u.
         at_zero = ops.equal(u, 0)
         away = ops.where(at_zero, ops.ones_like(u), u)
         cumulated = ops.where(at_zero, 0.5, activations.gelu(away) / away)
