@@ -78,8 +78,8 @@ The contract:
 
 `tracer() -> str or None`
 
-    What traces the code around it: "torch.export", "torch.jit.trace", "tf.function", or
-    `None`, which may be something else.
+    What traces the code around it: "torch.export", "torch.jit.trace", "tf.function",
+    "jit", which JAX may always be in, or `None`, which may be something else.
 
 `all_reduce(tensors, after) -> list`
 
