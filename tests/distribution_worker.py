@@ -16,6 +16,7 @@ if len(sys.argv) == 4:
 
 import keras
 import numpy as np
+from helpers import keras_before
 from keras import layers, ops, optimizers
 
 from keras_gradres.layers import GradientResidualDense
@@ -97,8 +98,7 @@ def make_model(case):
 
 
 def model_class():
-    by_itself = [int(n) for n in keras.__version__.split(".")[:2]] >= [3, 16]
-    if keras.backend.backend() != "torch" or by_itself:
+    if keras.backend.backend() != "torch" or not keras_before(3, 16):
         return keras.Model
     import torch
 

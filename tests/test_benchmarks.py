@@ -83,7 +83,7 @@ def run(name, folder, *arguments):
     return subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", "--out", folder, *arguments],
         cwd=ROOT,
-        env={**os.environ, **compiled},
+        env={**compiled, **os.environ},  # tox has a folder for all that it runs.
         capture_output=True,
         text=True,
     )

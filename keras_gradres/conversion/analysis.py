@@ -16,7 +16,7 @@ from keras_gradres.conversion import cost, obstacles, sums
 from keras_gradres.conversion.calls import Call, Calls
 from keras_gradres.conversion.masking import masks_of
 from keras_gradres.layers.gradient_residual import GradientResidual
-from keras_gradres.pullbacks.recording import as_functional, is_open
+from keras_gradres.pullbacks.recording import is_open
 from keras_gradres.traversal import layers_in
 
 
@@ -70,7 +70,7 @@ class Analysis:
     def calls_of(self, model: Any) -> Calls:
         """The calls of a functional model or a `Sequential`, found once."""
         if id(model) not in self._calls:
-            self._calls[id(model)] = Calls(as_functional(model))
+            self._calls[id(model)] = Calls(model)
         return self._calls[id(model)]
 
     def opened(self, layer: Any) -> Calls | None:
@@ -114,7 +114,6 @@ class Analysis:
                 for masks in self._masks.get(id(calls), [{}]):
                     obstacles.check(calls, skip, masks)
                 obstacles.check_sharing(skip, self._uses)
-                parts = None
                 if self.differentiate:
                     parts = obstacles.check_gradient(skip)
                     kinds = ("closed_form", "automatic_differentiation")

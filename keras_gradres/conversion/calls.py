@@ -74,10 +74,9 @@ class Path:
 
 
 class Calls:
-    """The calls of a functional model.
+    """The calls of a functional model or a `Sequential`.
 
     Attributes:
-        model: The model.
         inputs: Its symbolic inputs.
         outputs: Its symbolic outputs.
         calls: The list of `Call`, in an order in which they can be made.
@@ -85,7 +84,6 @@ class Calls:
 
     def __init__(self, model: keras.Model):
         section = recorded(model)
-        self.model = model
         self.inputs = section.inputs
         self.outputs = section.outputs
         self.calls = [Call(i, *call) for i, call in enumerate(section.calls)]

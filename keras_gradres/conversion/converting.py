@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from keras_gradres.conversion.analysis import Analysis, Found
-from keras_gradres.conversion.report import Selection, selected
+from keras_gradres.conversion.report import Selection, names_in, selected
 from keras_gradres.conversion.rewriting import Rewriting
 from keras_gradres.layers.residuals import RESIDUALS
 from keras_gradres.pullbacks.recording import is_open, is_sequential
@@ -113,7 +113,7 @@ def convert(
         raise _not_open(model)
     chosen = selected(analysis.sums, layers)
     if layers is not None and not callable(layers):
-        _check_names([layers] if isinstance(layers, str) else list(layers), analysis)
+        _check_names(names_in(layers), analysis)
     if not chosen:
         raise _nothing(model, analysis, layers)
     arguments = {**arguments, "residual": residual, "second_order": second_order}

@@ -30,7 +30,7 @@ from typing import Any
 import keras
 
 from keras_gradres.conversion.calls import Call, Calls
-from keras_gradres.pullbacks.recording import as_functional, is_open
+from keras_gradres.pullbacks.recording import is_open
 
 FIRST_ORDER, SECOND_ORDER, STEP = 1, 3, 3
 _KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel")
@@ -64,14 +64,14 @@ def flops(calls: Iterable[Call], names: Iterable[str] | None = None) -> int | No
 
 def of_model(model: keras.Model) -> int | None:
     """Operations of going forward through a functional model, for one sample."""
-    return flops(Calls(as_functional(model)).calls)
+    return flops(Calls(model).calls)
 
 
 def opened(calls: Iterable[Call]) -> Iterable[Call]:
     """The calls, and in the place of models the calls of these."""
     for call in calls:
         if is_open(call.layer):
-            yield from opened(Calls(as_functional(call.layer)).calls)
+            yield from opened(Calls(call.layer).calls)
         else:
             yield call
 

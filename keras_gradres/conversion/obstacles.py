@@ -16,9 +16,10 @@ import keras
 
 from keras_gradres.conversion.calls import Calls, Path
 from keras_gradres.conversion.cost import opened
-from keras_gradres.conversion.sums import NotConvertibleError, Skip, is_operation
+from keras_gradres.conversion.sums import NotConvertibleError, Skip
 from keras_gradres.layers import vanishing
 from keras_gradres.pullbacks.graph import Graph, Traced
+from keras_gradres.pullbacks.registry import is_operation
 from keras_gradres.pullbacks.walk import VanishingGradientError
 
 

@@ -153,8 +153,13 @@ def selected(found: list[Found], layers: Selection) -> list[Found]:
         return able
     if callable(layers):
         return [f for f in able if layers(described(f, True))]
-    names = [layers] if isinstance(layers, str) else list(layers)
+    names = names_in(layers)
     return [f for f in able if f.path in names or f.call.layer.name in names]
+
+
+def names_in(layers: str | Iterable[str]) -> list[str]:
+    """The names that were given, one or several."""
+    return [layers] if isinstance(layers, str) else list(layers)
 
 
 def described(found: Found, converted: bool) -> Sum:

@@ -10,7 +10,7 @@ become gradient residuals, too.
 
 Usage:
 
-    converted = Rewriting(analysis, chosen, arguments).model(model)
+    converted = Rewriting(analysis, chosen, arguments).layer(model)
 """
 
 from typing import Any

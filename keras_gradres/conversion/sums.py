@@ -18,6 +18,7 @@ from typing import Any
 import keras
 
 from keras_gradres.conversion.calls import Call, Calls, Path
+from keras_gradres.pullbacks.registry import is_operation
 
 
 class NotConvertibleError(ValueError):
@@ -60,13 +61,6 @@ _FUNCTIONS = {
     *("Relu", "Relu6", "Selu", "Sigmoid", "Silu", "Softmax", "Softplus", "Softsign"),
     *("Square", "SquarePlus", "Tanh", "Threshold"),
 }
-
-
-def is_operation(layer: Any) -> bool:
-    """Whether it is an operation of Keras itself, as in `a + b`, and no layer."""
-    return not isinstance(layer, keras.Layer) and type(layer).__module__.startswith(
-        "keras."
-    )
 
 
 def is_sum(call: Call) -> bool:

@@ -123,6 +123,8 @@ def _is_a_transpose(layer):
     Before 3.15 Keras cuts PyTorch's transposed convolution to size elsewhere, where
     the padding of both sides is not the same.
     """
+    if layer.output_padding is not None or max(layer.dilation_rate) > 1:
+        return False
     if tuple(map(int, keras.__version__.split(".")[:2])) >= (3, 15):
         return True
     return layer.padding == "valid" or max(layer.strides) == 1
@@ -136,8 +138,6 @@ def _transposed(call, x):
         "padding": layer.padding,
         "data_format": layer.data_format,
     }
-    if layer.output_padding is not None or max(layer.dilation_rate) > 1:
-        return call.automatic(x)
     if not _is_a_transpose(layer):
         return call.automatic(x)
 

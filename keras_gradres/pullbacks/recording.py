@@ -31,7 +31,7 @@ class Section:
 
 
 def recorded(model: keras.Model) -> Section:
-    """The calls of a functional model, which leaves its layers alone."""
+    """The calls of a functional model or a `Sequential`; its layers are left alone."""
     calls: list[tuple] = []
 
     def record(layer, *args, **kwargs):
@@ -41,7 +41,7 @@ def recorded(model: keras.Model) -> Section:
 
     # A model of the same calls, and one that is not compiled: a copy would be, too.
     copy = keras.models.clone_model(
-        as_functional(model), clone_function=lambda layer: layer, call_function=record
+        _as_functional(model), clone_function=lambda layer: layer, call_function=record
     )
     return Section(copy.inputs, calls, copy.outputs)
 
@@ -83,13 +83,6 @@ def is_open(layer: Any) -> bool:
     return is_functional(layer) or (is_sequential(layer) and layer.built)
 
 
-def as_functional(model: keras.Model) -> keras.Model:
-    """A functional model of the same calls, which is not compiled."""
-    if is_sequential(model):
-        return keras.Model(model.inputs, model.outputs, name=model.name)
-    return keras.Model(model.input, model.output, name=model.name)
-
-
 def is_sequential(layer: Any) -> bool:
     """Whether it is a `Sequential`, and nothing beside it."""
     return (
@@ -97,3 +90,10 @@ def is_sequential(layer: Any) -> bool:
         and type(layer).call is keras.Sequential.call
         and layer.activity_regularizer is None
     )
+
+
+def _as_functional(model: keras.Model) -> keras.Model:
+    """A functional model of the same calls, which is not compiled."""
+    if is_sequential(model):
+        return keras.Model(model.inputs, model.outputs, name=model.name)
+    return keras.Model(model.input, model.output, name=model.name)

@@ -98,10 +98,15 @@ def has_rule(layer: keras.Operation) -> bool:
 
 def find(layer: keras.Operation) -> Callable | None:
     """The rule for a layer or an operation, or `None`."""
-    kind = type(layer)
-    if not isinstance(layer, keras.Layer) and kind.__module__.startswith("keras."):
-        return _OPERATION_RULES.get(kind.__name__)
-    return _RULES.get(kind)
+    if is_operation(layer):
+        return _OPERATION_RULES.get(type(layer).__name__)
+    return _RULES.get(type(layer))
+
+
+def is_operation(layer: Any) -> bool:
+    """Whether it is an operation of Keras itself, as in `a + b`, and no layer."""
+    ours = type(layer).__module__.startswith("keras.")
+    return ours and not isinstance(layer, keras.Layer)
 
 
 def has_known_activation(layer: Any) -> bool:
