@@ -181,20 +181,24 @@ def report(study):
     )
 
 
-def draw(study):
+def draw(study, look):
+    """The curves of each variant; `look(name, i)` is how one is drawn."""
     plt = pyplot()
     figure, axes = plt.subplots(1, 2, figsize=(14, 5), layout="constrained")
     for axis, name in zip(axes, ("loss", "errors"), strict=True):
         for i, variant in enumerate(study.settings["variants"]):
             curves = study.of(lambda r: r[name], variant=variant)  # noqa: B023
             epochs = 1 + np.arange(curves.shape[1])
-            style = "--" if VARIANTS[variant][2] else "-"
-            axis.plot(epochs, curves.mean(0), style, label=variant, color=f"C{i // 2}")
+            axis.plot(epochs, curves.mean(0), label=variant, **look(variant, i))
         axis.set(xlabel="epoch")
     axes[0].set(title="training loss, mean over seeds", yscale="log")
     axes[1].set(title=f"error of the first {WATCHED} test images, %")
     axes[1].legend(fontsize=8)
     study.save(figure)
+
+
+def look(variant, i):
+    return {"linestyle": "--" if VARIANTS[variant][2] else "-", "color": f"C{i // 2}"}
 
 
 def main():
@@ -210,7 +214,7 @@ def main():
         lambda runs, bar: train(runs[0], bar, parts, *VARIANTS[runs[0]["variant"]][:3]),
         cost=lambda run: run["epochs"],
     )
-    study.conclude(report(study), lambda: draw(study), check)
+    study.conclude(report(study), lambda: draw(study, look), check)
 
 
 def check(study):

@@ -224,14 +224,7 @@ def main():
         lambda runs, bar: train(runs[0], bar, study),
         cost=lambda run: run["training"]["epochs"],
     )
-    study.conclude(report(study), lambda: draw(study), check)
-
-
-def check(study):
-    """That the networks learn, and that GAL acts."""
-    for run, result in study.results:
-        assert result["loss"][-1] < result["loss"][0], (run, result)
-        assert run["gal"] == ("gal_accepted" in result), (run, result)
+    study.conclude(report(study), lambda: draw(study), large.check)
 
 
 if __name__ == "__main__":

@@ -245,3 +245,10 @@ def _restored(folder):
     for variable, value in zip(_seeds(model), log[-1]["seeds"], strict=True):
         variable.assign(value)
     return model, log
+
+
+def check(study):
+    """That the networks learn, and that GAL acts."""
+    for run, result in study.results:
+        assert result["loss"][-1] < result["loss"][0], (run, result)
+        assert run["gal"] == ("gal_accepted" in result), (run, result)

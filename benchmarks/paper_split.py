@@ -9,17 +9,14 @@ Boston's features are standardized, the others are as they are.
     KERAS_BACKEND=jax python -m benchmarks.paper_split --budget cpu --data FOLDER
 """
 
-import keras
 import numpy as np
-from keras import layers
 
 from benchmarks import regression, together
 from benchmarks.study import Study, holm, p_value, pyplot, statistics, table
-from keras_gradres.optimizers import GAL
 
 BASELINE = "Adam"
 VARIANTS = {BASELINE: None} | {
-    f"GAL, {granularity}": granularity
+    f"GAL, {granularity}": {"alpha": 0.001, "beta": 0.001, "granularity": granularity}
     for granularity in ("sample", "batch", "reference")
 }
 # The epochs between two marks, and the paper's rows: the MAE alone, and with GAL.
@@ -60,27 +57,11 @@ def train(runs, bar, study, splits):
     """All seeds of a variant at once."""
     run = runs[0]
     hidden, adjusting, batch, _ = regression.TASKS[run["task"]]
-    granularity = VARIANTS[run["variant"]]
+    arguments = VARIANTS[run["variant"]]
     (x, y), (x_test, truth) = splits[run["task"]]
 
     def make(seed):
-        dense = [layers.Dense(units, activation="relu") for units in hidden]
-        model = keras.Sequential([keras.Input(x.shape[1:]), *dense, layers.Dense(1)])
-        optimizer, loss = keras.optimizers.Adam(regression.LEARNING_RATE), "mse"
-        if granularity is not None:
-            optimizer = GAL(
-                optimizer,
-                alpha=0.001,
-                beta=0.001,
-                hidden_units=adjusting,
-                skip=False,
-                granularity=granularity,
-                seed=seed,
-                output_shapes=[(None, 1)],
-            )
-            loss = optimizer.loss(loss)
-        model.compile(optimizer, loss)
-        return model
+        return regression.network(x.shape[1:], hidden, adjusting, seed, arguments)
 
     _, found = together.train(
         make,

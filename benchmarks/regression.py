@@ -80,6 +80,25 @@ def split(x, y, seed, features):
     return (x[train], y[train]), (x[test], y[test])
 
 
+def network(shape, hidden, adjusting, seed, arguments):
+    """The paper's, with Adam, inside GAL where it has arguments."""
+    dense = [layers.Dense(units, activation="relu") for units in hidden]
+    model = keras.Sequential([keras.Input(shape), *dense, layers.Dense(1)])
+    optimizer, loss = keras.optimizers.Adam(LEARNING_RATE), "mse"
+    if arguments is not None:
+        optimizer = GAL(
+            optimizer,
+            hidden_units=adjusting,
+            skip=False,
+            seed=seed,
+            output_shapes=[(None, 1)],
+            **arguments,
+        )
+        loss = optimizer.loss(loss)
+    model.compile(optimizer, loss)
+    return model
+
+
 def train(runs, bar, study):
     """All seeds of a variant at once."""
     run = runs[0]
@@ -89,21 +108,7 @@ def train(runs, bar, study):
     splits = {r["seed"]: split(x, y, r["seed"], run["features"]) for r in runs}
 
     def make(seed):
-        dense = [layers.Dense(units, activation="relu") for units in hidden]
-        model = keras.Sequential([keras.Input(x.shape[1:]), *dense, layers.Dense(1)])
-        optimizer, loss = keras.optimizers.Adam(LEARNING_RATE), "mse"
-        if arguments is not None:
-            optimizer = GAL(
-                optimizer,
-                hidden_units=adjusting,
-                skip=False,
-                seed=seed,
-                output_shapes=[(None, 1)],
-                **arguments,
-            )
-            loss = optimizer.loss(loss)
-        model.compile(optimizer, loss)
-        return model
+        return network(x.shape[1:], hidden, adjusting, seed, arguments)
 
     _, found = together.train(
         make,

@@ -156,6 +156,13 @@ class Study:
         figure.savefig(self.out / f"{self.name}{suffix}.png", dpi=80)
 
 
+def each_learns(study):
+    """Checks that the networks learn, each in its own way, by the curves `loss`."""
+    losses = [result["loss"] for _, result in study.results]
+    assert all(loss[-1] < loss[0] for loss in losses), losses
+    assert len({loss[-1] for loss in losses}) == len(losses), losses
+
+
 def environment():
     """The command, the versions and the machine."""
     backend = keras.backend.backend()
