@@ -1,7 +1,10 @@
 """What several test files need."""
 
+import importlib.util
+
 import keras
 import numpy as np
+import pytest
 from keras import ops
 
 from keras_gradres import backend
@@ -10,6 +13,17 @@ from keras_gradres import backend
 def keras_before(*version):
     """Whether Keras is older than this release, as in `keras_before(3, 15)`."""
     return tuple(map(int, keras.__version__.split(".")[:2])) < version
+
+
+def require_extra(extra, *modules):
+    """Skips the rest of a test, or of its file, where `modules` are not installed.
+
+    They come with an extra, as in `pip install "keras-gradres[bench]"`.
+    """
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        reason = f"needs {', '.join(missing)}: install the extra `{extra}`"
+        pytest.skip(reason, allow_module_level=True)
 
 
 def gradients(loss, variables):

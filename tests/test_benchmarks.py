@@ -11,12 +11,16 @@ import types
 import keras
 import numpy as np
 import pytest
+from helpers import require_extra
 from keras import ops
-from PIL import Image
 
 ROOT = pathlib.Path(__file__).parents[1]
 # At the end: an installed package goes before the folder of that name there.
 sys.path.append(str(ROOT))
+
+require_extra("bench", "PIL", "matplotlib", "scipy", "skimage", "sklearn", "tqdm")
+
+from PIL import Image  # noqa: E402
 
 from benchmarks import (  # noqa: E402
     cifar,
@@ -98,7 +102,7 @@ def run(name, folder, *arguments):
 )
 def test_smoke(name, tmp_path):
     if name == "detection":
-        pytest.importorskip("pycocotools")
+        require_extra("bench", "pycocotools")
     found = run(name, tmp_path)
     assert found.returncode == 0, found.stderr
     report = (tmp_path / f"{name}.md").read_text()

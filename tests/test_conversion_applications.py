@@ -103,7 +103,7 @@ class TestKerasHub:
     """With random weights; nothing is downloaded."""
 
     def test_resnet(self):
-        hub = pytest.importorskip("keras_hub")
+        hub = pytest.importorskip("keras_hub", reason="needs the extra `hub`")
         model = hub.models.ResNetBackbone(
             input_conv_filters=[64],
             input_conv_kernel_sizes=[3],
@@ -120,7 +120,7 @@ class TestKerasHub:
 
     def test_encoders_are_code(self):
         # What is summed in their layers is not seen, and the report says so.
-        hub = pytest.importorskip("keras_hub")
+        hub = pytest.importorskip("keras_hub", reason="needs the extra `hub`")
         vit = hub.models.ViTBackbone((16, 16, 3), (8, 8), 2, 2, 8, 16)
         bert = hub.models.BertBackbone(20, 2, 2, 8, 16, max_sequence_length=6)
         for model, kind in ((vit, "ViTEncoder"), (bert, "TransformerEncoder")):

@@ -6,16 +6,19 @@ import sys
 import keras
 import numpy as np
 import pytest
+from helpers import require_extra
 from keras import ops
-from scipy.optimize import linear_sum_assignment
 
 from keras_gradres.optimizers import GAL
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 sys.path.append(str(EXAMPLES))
 
+require_extra("examples", "scipy")
+
 import detector  # noqa: E402
 import matching  # noqa: E402
+from scipy.optimize import linear_sum_assignment  # noqa: E402
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from helpers import require_extra
 
 from keras_gradres.optimizers import GAL
 
@@ -75,6 +76,7 @@ def test_custom_loop_is_fit(monkeypatch):
 
 
 def test_converted_resnet(monkeypatch, capsys):
+    require_extra("examples", "PIL", "scipy", "sklearn")
     # Without the folder of data it takes the digits.
     monkeypatch.delenv("KERAS_GRADRES_DATA", raising=False)
     monkeypatch.syspath_prepend(FOLDER)

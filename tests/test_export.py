@@ -3,7 +3,6 @@
 Each export is tried in plain Keras first, to tell our failures from Keras's own.
 """
 
-import importlib.util
 import pathlib
 
 import export_cases
@@ -11,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 from export_cases import BACKEND, FORMATS, LIMITS, MODELS, PLAIN, VARIANTS
-from helpers import keras_before
+from helpers import keras_before, require_extra
 from keras import layers, ops
 
 from keras_gradres.layers import GradientResidual
@@ -39,9 +38,7 @@ def _params(pairs):
 def _need(form):
     packages = list(export_cases.PACKAGES.get(form, []))
     packages.append(export_cases.CONVERTERS.get((BACKEND, form), "numpy"))
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        pytest.skip(f"not installed here: {missing}")
+    require_extra("export", *packages)
 
 
 def _check(model, form, folder, shapes, sizes=None):

@@ -15,7 +15,9 @@ from keras_gradres.optimizers import GAL
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Of what it imports.
-    keras_hub = pytest.importorskip("keras_hub", exc_type=ImportError)
+    keras_hub = pytest.importorskip(
+        "keras_hub", exc_type=ImportError, reason="needs the extra `hub`"
+    )
 
 
 def fitted(arguments):

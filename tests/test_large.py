@@ -7,11 +7,15 @@ import sys
 import keras
 import numpy as np
 import pytest
-from PIL import Image
+from helpers import require_extra
 
 sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
-from benchmarks import cifar_large, data, imagenet, large
+require_extra("bench", "PIL", "scipy", "tqdm")
+
+from PIL import Image  # noqa: E402
+
+from benchmarks import cifar_large, data, imagenet, large  # noqa: E402
 
 
 def test_folder_of_classes(tmp_path):

@@ -230,7 +230,9 @@ def _torch():
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_two_hundred_steps_of_another_implementation(name):
-    other = pytest.importorskip("pytorch_optimizer")
+    other = pytest.importorskip(
+        "pytorch_optimizer", reason="needs pytorch-optimizer, which tox installs"
+    )
     torch = _torch()
     make, make_other = PAIRS[name]
     rng = np.random.default_rng(0)

@@ -8,12 +8,15 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
+from helpers import require_extra
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 sys.path.append(str(EXAMPLES))
 
+require_extra("examples", "PIL")
+
 import photographs  # noqa: E402
+from PIL import Image  # noqa: E402
 
 
 def coco_folder(root):
@@ -92,7 +95,7 @@ def _joined(batches):
 
 
 def test_average_precision_by_hand(tmp_path):
-    pytest.importorskip("pycocotools")
+    require_extra("examples", "pycocotools")
     parts, names = coco_folder(tmp_path)
     cat, ant = parts[0].boxes[:2]
     # The cat is found with an IoU of 37 / 40 = 0.925: right at the thresholds 0.5 to
@@ -110,7 +113,7 @@ def test_average_precision_by_hand(tmp_path):
 
 
 def test_example_finds_and_draws(tmp_path):
-    pytest.importorskip("pycocotools")
+    require_extra("examples", "pycocotools")
     root = tmp_path / "raccoon"
     (root / "images").mkdir(parents=True)
     lines = ["filename,width,height,class,xmin,ymin,xmax,ymax"]
