@@ -77,8 +77,7 @@ TRAINING = {"steps": 800, "batch": 32}
 BUDGETS = {
     "smoke": {"seeds": 1, "rates": 1, "methods": 2}
     | {"problems": ["digits"], **TRAINING, "steps": 60},
-    "cpu": {"seeds": 24, "tuning_seeds": 5, "problems": ["digits"], **TRAINING},
-    "long": {"seeds": 24, "tuning_seeds": 5, "problems": list(PROBLEMS), **TRAINING},
+    "cpu": {"seeds": 24, "tuning_seeds": 5, "problems": list(PROBLEMS), **TRAINING},
 }
 
 

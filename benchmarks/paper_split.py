@@ -28,9 +28,7 @@ TASKS = {
 BUDGETS = {
     "smoke": {"seeds": 2, "tasks": ["diabetes"], "marks": 2, "apart": 4}
     | {"variants": list(VARIANTS)[:2]},
-    "cpu": {"seeds": 24, "tasks": ["boston", "diabetes"], "marks": 10}
-    | {"variants": list(VARIANTS)},
-    "long": {"seeds": 24, "tasks": list(TASKS), "marks": 10}
+    "cpu": {"seeds": 30, "tasks": list(TASKS), "marks": 10}
     | {"variants": list(VARIANTS)},
 }
 

@@ -44,21 +44,14 @@ from benchmarks import (  # noqa: E402
 from keras_gradres.layers import GradientResidual  # noqa: E402
 from keras_gradres.optimizers import GAL  # noqa: E402
 
-STUDIES = [
+QUICK = [
     "cifar",
     "convergence",
-    "detection",
-    "feature_adjustment",
     "gal_ablation",
-    "gal_alternatives",
     "gal_mechanism",
-    "neural_field",
-    "paper_split",
     "regression",
     "segmentation",
-    "segmentation_camvid",
     "sine",
-    "sine_relu",
     "super_resolution",
     "theory",
 ]
@@ -96,7 +89,7 @@ def run(name, folder, *arguments):
 @pytest.mark.parametrize(
     "name",
     [
-        *(name for name in STUDIES if name not in (*SLOW, "segmentation_camvid")),
+        *QUICK,
         *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW),
     ],
 )
@@ -620,19 +613,6 @@ def test_batches_are_epochs():
     assert batches.shape == (7, 3)
     for epoch in (batches[:3], batches[3:6]):
         assert len(set(epoch.ravel())) == 9
-
-
-@pytest.mark.parametrize("name", STUDIES)
-def test_readme_shows_the_results(name):
-    results = ROOT / "benchmarks" / "results"
-    readme = (ROOT / "benchmarks" / "README.md").read_text()
-    report = (results / f"{name}.md").read_text()
-    tables = [part for part in report.split("\n\n") if part.startswith("|")]
-    assert tables
-    for table in tables:
-        assert table in readme
-    assert f"results/{name}.png" in readme
-    assert (results / f"{name}.png").exists()
 
 
 def test_feature_adjustment_by_its_formula():
