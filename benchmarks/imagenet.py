@@ -9,8 +9,9 @@ epochs, x 0.97 every 2.4 epochs, with decay and momentum of 0.9 and an epsilon o
 With the `gpu` budget from FOLDER/imagenet/train and FOLDER/imagenet/val, each with a
 folder of images for each class; TFRecords are not read. It is in mixed precision
 (bfloat16), on all devices that JAX has, and goes on from the last epoch where it was
-interrupted (see `large.py`). It has not been run. `smoke` is its miniature: two
-classes of tiny images that are written as such a folder, and a small network.
+interrupted (see `large.py`). It has not been run. `smoke` is its miniature: two classes
+of small images that are written as such a folder, and a small network. The images are
+CIFAR-10's where FOLDER has them, and made up elsewhere.
 
     python -m benchmarks.imagenet --budget gpu --data FOLDER
 """
@@ -21,7 +22,7 @@ import keras
 import numpy as np
 from PIL import Image
 
-from benchmarks import large
+from benchmarks import data, large
 from benchmarks.study import Study, compared, pyplot, table
 from keras_gradres.callbacks import Diagnostics
 from keras_gradres.optimizers import GAL
@@ -38,7 +39,7 @@ BUDGETS = {
     "smoke": {
         "seeds": 1,
         "networks": ["miniature"],
-        "training": {"epochs": 2, "batch": 16, "dtype": "float32"},
+        "training": {"epochs": 6, "batch": 16, "dtype": "float32"},
         "workers": {},
     },
     "gpu": {
@@ -73,19 +74,34 @@ class WarmUpAndDecay(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
-def made_up(root, classes=2, count=32):
-    """A folder of tiny images, whose stripes are their class."""
+def small(root, cifar=None, classes=2, count=32):
+    """Writes a folder of small images.
+
+    Args:
+        root: The folder.
+        cifar: What `data.cifar10` returns, or None for stripes that are their class.
+        classes: How many.
+        count: Images of each class, for training, and as many for the test.
+    """
     rng = np.random.default_rng(0)
-    for part in ("train", "val"):
+    for i, part in enumerate(("train", "val")):
         for label in range(classes):
             folder = root / part / f"class {label}"
             folder.mkdir(parents=True, exist_ok=True)
-            for i in range(count):
-                waves = np.sin(np.pi * np.arange(8) * (label + 1) / 2)
-                image = 128 + 90 * waves[:, None, None] + rng.normal(0, 20, (8, 8, 3))
-                image = Image.fromarray(np.clip(image, 0, 255).astype("uint8"))
-                image.save(folder / f"{i:02}.png")
+            if cifar is None:
+                images = [stripes(label, rng) for _ in range(count)]
+            else:
+                x, y = cifar[i]
+                images = x[y == label][:count]
+            for number, image in enumerate(images):
+                Image.fromarray(image).save(folder / f"{number:02}.png")
     return root
+
+
+def stripes(label, rng):
+    waves = np.sin(np.pi * np.arange(8) * (label + 1) / 2)
+    image = 128 + 90 * waves[:, None, None] + rng.normal(0, 20, (8, 8, 3))
+    return np.clip(image, 0, 255).astype("uint8")
 
 
 def make_network(name, classes, side):
@@ -128,7 +144,8 @@ def load(study, run):
     """The images to train with and to test, and the number of classes."""
     root = pathlib.Path(study.data or "") / "imagenet"
     if study.budget == "smoke":
-        root = made_up(study.out / "imagenet")
+        found = data.cifar10(study.data) if data.has(study.data, "cifar10") else None
+        root = small(study.out / "imagenet", found)
     _, side = NETWORKS[run["network"]]
     workers, batch = study.settings["workers"], run["training"]["batch"]
     train, labels, names = large.folder_of_classes(root / "train")

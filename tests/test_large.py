@@ -1,8 +1,11 @@
 """The large schedules in miniature: their images, and training that is interrupted."""
 
+import json
 import pathlib
 import pickle
+import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
@@ -123,8 +126,17 @@ def interrupted(make, train, test, folder):
     return records
 
 
-def test_imagenet_goes_on_to_the_same_numbers(tmp_path):
-    root = imagenet.made_up(tmp_path)
+@pytest.fixture
+def policy(request):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(request.param)
+    yield request.param
+    keras.config.set_dtype_policy(before)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"], indirect=True)
+def test_imagenet_goes_on_to_the_same_numbers(tmp_path, policy):
+    root = imagenet.small(tmp_path)
     sources, labels, names = large.folder_of_classes(root / "train")
     train = large.Images(sources, labels, 8, 16, large.random_window, seed=0)
     test_sources, test_labels, _ = large.folder_of_classes(root / "val")
@@ -134,6 +146,45 @@ def test_imagenet_goes_on_to_the_same_numbers(tmp_path):
         lambda: imagenet.make(run, len(names), len(train)), train, test, tmp_path
     )
     assert records[-1]["loss"] != records[-2]["loss"]
+
+
+def test_small_folder_of_cifar(tmp_path):
+    x = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3)).astype("uint8")
+    y = np.array([1, 0, 2, 1, 1, 0])
+    root = imagenet.small(tmp_path, [(x, y), (x[::-1], y[::-1])], count=2)
+    for part, chosen in (("train", [1, 5, 0, 3]), ("val", [5, 1, 4, 3])):
+        paths, labels, names = large.folder_of_classes(root / part)
+        assert labels.tolist() == [0, 0, 1, 1]
+        assert names == ["class 0", "class 1"]
+        found = [np.asarray(Image.open(path)) for path in paths]
+        np.testing.assert_array_equal(found, x[chosen])
+
+
+@pytest.mark.slow
+def test_imagenet_that_is_killed_goes_on_in_a_new_process(tmp_path):
+    """A run of the command that is killed after an epoch, and run again."""
+    command = [sys.executable, "-m", "benchmarks.imagenet", "--out"]
+    root = pathlib.Path(__file__).parents[1]
+    subprocess.run([*command, tmp_path / "whole"], cwd=root, check=True)
+    cut = tmp_path / "cut"
+    with subprocess.Popen([*command, cut], cwd=root) as process:
+        # Whatever it is at then: an epoch, an evaluation, a checkpoint.
+        while not list(cut.glob("checkpoints/miniature 0/epoch-*.keras")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.kill()
+    assert not (cut / "imagenet.jsonl").exists()
+    subprocess.run([*command, cut], cwd=root, check=True)
+    results = []
+    for folder in (tmp_path / "whole", cut):
+        lines = (folder / "imagenet.jsonl").read_text().splitlines()
+        found = [json.loads(line)["result"] for line in lines[1:]]
+        results.append(
+            {name: [r[name] for r in found] for name in ("loss", "val_loss")}
+        )
+    assert len(results[0]["loss"]) == 2
+    for name, expected in results[0].items():
+        np.testing.assert_allclose(results[1][name], expected, rtol=1e-5)
 
 
 def test_cifar_goes_on_to_the_same_numbers(tmp_path):
