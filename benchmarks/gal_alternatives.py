@@ -4,14 +4,15 @@ With the stable h(z) = z + MLP(z) and a large alpha GAL lowers the errors of a s
 perceptron at a fixed learning rate. So do label smoothing and a penalty of the logits,
 and a better rate. Here each has its own best rate (`tuned.py`), on half of
 scikit-learn's digits with SGD, as they are and with a part of the training labels
-drawn anew ("noise"); and on scikit-learn's diabetes with outliers among the targets:
+drawn anew ("noise"); on scikit-learn's diabetes with outliers among the targets; and a
+small convolutional network on CIFAR-10, reduced to 16 x 16:
 
     label smoothing     the truth is one-hot * (1 - s) + s / 10
     logits penalty      + c |z|^2
     generalized         (1 - p^q) / q, p that of the label (Zhang and Sabuncu, 2018)
     Huber               linear beyond 1, in units of the standard deviation
 
-    KERAS_BACKEND=jax python -m benchmarks.gal_alternatives --budget cpu
+    KERAS_BACKEND=jax python -m benchmarks.gal_alternatives --budget cpu --data FOLDER
 """
 
 import keras
@@ -19,6 +20,7 @@ import numpy as np
 from keras import layers, ops
 
 from benchmarks import data, together
+from benchmarks.feature_network import body
 from benchmarks.gal_ablation import make_model
 from benchmarks.study import Study, holm, p_value, pyplot, statistics, table
 from benchmarks.tuned import Tuned, grid
@@ -72,13 +74,23 @@ PROBLEMS = {
         "GAL, alpha 0.1": (keras.losses.MeanSquaredError(), 0.1),
         "Huber": (keras.losses.Huber(), None),
     },
+    "CIFAR-10": CLASSIFIERS,
 }
 TRAINING = {"steps": 800, "batch": 32}
+LARGER = {"CIFAR-10": {"steps": 300, "batch": 128}}
 BUDGETS = {
     "smoke": {"seeds": 1, "rates": 1, "methods": 2}
     | {"problems": ["digits"], **TRAINING, "steps": 60},
     "cpu": {"seeds": 24, "tuning_seeds": 5, "problems": list(PROBLEMS), **TRAINING},
 }
+
+
+def load(study, problem):
+    """A function of a seed that returns (x, y), (x_test, y_test)."""
+    if problem == "CIFAR-10":
+        parts = data.small_cifar10(study.data)
+        return lambda seed: parts
+    return lambda seed: split(problem, seed)
 
 
 def split(problem, seed):
@@ -108,10 +120,14 @@ def compare(study, problem):
     settings = study.settings
     methods = list(PROBLEMS[problem])[: settings.get("methods")]
     regression = problem.startswith("diabetes")
+    parts = load(study, problem)
 
     def make(seed, method):
         loss, alpha = PROBLEMS[problem][method]
         model = make_model("digits")
+        if problem == "CIFAR-10":
+            features = body("cifar10", (16, 16, 3))
+            model = keras.Sequential([features, layers.Dense(CLASSES)])
         if regression:
             hidden = [layers.Dense(units, activation="relu") for units in (64, 32)]
             model = keras.Sequential([keras.Input((10,)), *hidden, layers.Dense(1)])
@@ -125,7 +141,7 @@ def compare(study, problem):
 
     def fit(run, pairs, bar):
         seeds = [seed for _, seed in pairs]
-        splits = {seed: split(problem, seed) for seed in seeds}
+        splits = {seed: parts(seed) for seed in seeds}
         _, found = together.train(
             lambda seed: make(seed, run["variant"]),
             seeds,
@@ -153,6 +169,7 @@ def compare(study, problem):
         {"variant": method, "problem": problem}
         | {"rates": RATES[2:][: settings["rates"]] if "rates" in settings else RATES}
         | {name: settings[name] for name in TRAINING}
+        | LARGER.get(problem, {})
         for method in methods
     ]
     return Tuned(
@@ -201,7 +218,8 @@ def report(study, found):
         header += [f"{error}, at {FIXED}", "difference, %", "p"]
         texts.append(f"{problem}\n\n{table(header, rows)}")
     texts.append(
-        f"{study.settings['steps']} steps, {len(study.seeds)} seeds; ± is the standard "
+        f"{study.settings['steps']} steps of {study.settings['batch']} (CIFAR-10: 300 "
+        f"of 128), {len(study.seeds)} seeds; ± is the standard "
         "error, difference in % of the baseline's, p that of the paired t-test, "
         "corrected by Holm's method for the rows of a table. noise: "
         f"{NOISE:.0%} of the labels are drawn anew; outliers: {OUTLIERS:.0%} of the "
@@ -231,7 +249,7 @@ def draw(study, found):
 
 
 def main():
-    study = Study(__doc__, BUDGETS)
+    study = Study(__doc__, BUDGETS, data=True)
     found = {p: compare(study, p) for p in study.settings["problems"]}
     study.conclude(report(study, found), lambda: draw(study, found), check)
 
