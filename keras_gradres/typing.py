@@ -34,6 +34,9 @@ Axis: TypeAlias = int | Sequence[int] | None
 # one input and one output.
 TensorFunction: TypeAlias = Callable[[Tensor], Tensor]
 
+# From the cotangents of several outputs, `None` for zero, to those of several inputs.
+ListPullback: TypeAlias = Callable[[Sequence[Tensor | None]], list[Tensor]]
+
 # The argument `activation` of a layer, as `keras.activations.get` takes it.
 ActivationLike: TypeAlias = Callable[..., Any] | str | dict[str, Any] | None
 # An initializer, as `keras.initializers.get` takes it.
