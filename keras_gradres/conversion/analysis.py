@@ -16,7 +16,7 @@ from keras_gradres.conversion import cost, obstacles, sums
 from keras_gradres.conversion.calls import Call, Calls
 from keras_gradres.conversion.masking import masks_of
 from keras_gradres.layers.gradient_residual import GradientResidual
-from keras_gradres.pullbacks.recording import is_open
+from keras_gradres.pullbacks.recording import is_recordable
 from keras_gradres.traversal import layers_in
 
 
@@ -75,7 +75,7 @@ class Analysis:
 
     def opened(self, layer: Any) -> Calls | None:
         """The calls of a model, or `None` if it is something else."""
-        return self.calls_of(layer) if is_open(layer) else None
+        return self.calls_of(layer) if is_recordable(layer) else None
 
     def _visit(self, layer, prefix, refusal):
         """Goes through a model; `refusal` is why nothing in it can be converted."""
@@ -102,7 +102,7 @@ class Analysis:
             "whose `call` is code. Convert that model and set it there"
         )
         for inner in inside:
-            if is_open(inner):
+            if is_recordable(inner):
                 self._visit(inner, f"{prefix}{inner.name}/", refusal)
 
     def _examined(self, calls, call, prefix, refusal):

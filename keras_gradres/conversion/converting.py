@@ -15,7 +15,7 @@ from keras_gradres.conversion.analysis import Analysis, Found
 from keras_gradres.conversion.report import Selection, names_in, selected
 from keras_gradres.conversion.rewriting import Rewriting
 from keras_gradres.layers.residuals import RESIDUALS
-from keras_gradres.pullbacks.recording import is_open, is_sequential
+from keras_gradres.pullbacks.recording import is_recordable, is_sequential
 from keras_gradres.traversal import layers_in
 
 _OURS = (
@@ -109,7 +109,7 @@ def convert(
             f"be given: {_OURS}. Received: {refused}"
         )
     analysis = Analysis(model, RESIDUALS[residual].needs_gradient)
-    if not is_open(model):
+    if not is_recordable(model):
         raise _not_open(model)
     chosen = selected(analysis.sums, layers)
     if layers is not None and not callable(layers):
@@ -164,7 +164,7 @@ def _not_open(model):
             "`model` must be built. Call it on an input, or give it a `keras.Input`. "
             f"Received: model={model}"
         )
-    inside = [x.name for x in layers_in(model) if x is not model and is_open(x)]
+    inside = [x.name for x in layers_in(model) if x is not model and is_recordable(x)]
     advice = "It holds no functional model; use `GradientResidual` in its code."
     if inside:
         advice = (

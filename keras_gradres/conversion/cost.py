@@ -30,7 +30,7 @@ from typing import Any
 import keras
 
 from keras_gradres.conversion.calls import Call, Calls
-from keras_gradres.pullbacks.recording import is_open
+from keras_gradres.pullbacks.recording import is_recordable
 
 FIRST_ORDER, SECOND_ORDER, STEP = 1, 3, 3
 _KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel")
@@ -70,7 +70,7 @@ def of_model(model: keras.Model) -> int | None:
 def opened(calls: Iterable[Call]) -> Iterable[Call]:
     """The calls, and in the place of models the calls of these."""
     for call in calls:
-        if is_open(call.layer):
+        if is_recordable(call.layer):
             yield from opened(Calls(call.layer).calls)
         else:
             yield call

@@ -12,7 +12,7 @@ import keras
 
 from keras_gradres.conversion import cost
 from keras_gradres.conversion.analysis import Analysis, Found
-from keras_gradres.pullbacks.recording import is_open
+from keras_gradres.pullbacks.recording import is_recordable
 
 Selection = str | Iterable[str] | Callable[["Sum"], bool] | None
 
@@ -174,7 +174,7 @@ def described(found: Found, converted: bool) -> Sum:
 
 
 def _step_flops(model):
-    if not is_open(model):
+    if not is_recordable(model):
         return None
     forward = cost.of_model(model)
     return None if forward is None else cost.STEP * forward
