@@ -17,8 +17,8 @@ pullback of the branch,
     first order      1 x    c -> J^T c, which is one more gradient by the input
     second order     3 x    that, and its own gradients by c and by the weights
 
-Two kinds of layers of the branch add nothing to this. The affine tail is pulled back
-for one sample in a batch. Trailing layers are not pulled back at all. See
+Two kinds of layers of the branch are left out of this. The affine tail is pulled back
+for one sample of a batch only. Trailing layers are not pulled back at all. See
 `GradientResidual.parts`.
 
 Usage:
