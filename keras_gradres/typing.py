@@ -46,3 +46,5 @@ ActivationLike: TypeAlias = Callable[..., Any] | str | dict[str, Any] | None
 InitializerLike: TypeAlias = Callable[..., Any] | str | dict[str, Any]
 # What `get_config` returns, and what `from_config` takes.
 Config: TypeAlias = dict[str, Any]
+# A regularizer, as `keras.regularizers.get` takes it.
+RegularizerLike: TypeAlias = Callable[..., Any] | str | dict[str, Any] | None
