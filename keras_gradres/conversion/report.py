@@ -23,8 +23,8 @@ class Sum:
     """One sum of a model.
 
     Attributes:
-        name: The name of the `Add` layer or of the operation. That of a sum in an inner
-            model begins with the name of the model and a slash.
+        name: The name of the `Add` layer or of the operation. Where the sum is in a
+            model inside the model, the name of that model and a slash come first.
         converted: Whether `convert` makes a gradient residual of it.
         reason: Why not, or `None`.
         fork: The name of the layer, or of the model's input, where branch and skip
