@@ -1,8 +1,11 @@
-"""What a layer without closed form does where a model is exported: it raises.
+"""Refuses to export what cannot be exported: automatic differentiation.
+
+A layer that has no pullback rule is differentiated automatically, which few formats can
+represent. So it raises while a model is exported to another format.
 
 Keras tells no layer that it is being exported. But `keras.Model.export` is then one of
-the functions that are running, and its argument `format` says to what. PyTorch has its
-own tracers, and says so itself.
+the functions on the call stack, and its argument `format` names the format. The tracers
+of PyTorch say themselves that they are running.
 """
 
 import inspect
@@ -11,25 +14,28 @@ import keras
 
 from keras_gradres import backend
 
-# Formats that take whatever the framework can run.
+# Formats that can represent every operation of the framework.
 _ANY_OPERATION = ("tf_saved_model",)
-# Exporters of a framework itself.
+# Exporters that belong to a framework, and are used without `keras.Model.export`.
 _TRACERS = ("torch.export", "torch.jit.trace")
 
 
 def check(name: str, kind: type) -> None:
-    """Raises if a model is being exported in which a layer of this name and class is
-    differentiated automatically.
+    """Raises if a model is being exported to a format that a layer prevents.
+
+    Args:
+        name: The name of a layer that is differentiated automatically.
+        kind: Its class.
     """
     tracer = backend.tracer()
-    form = tracer if tracer in _TRACERS else target()
-    if form is None or form in _ANY_OPERATION:
+    target_format = tracer if tracer in _TRACERS else target()
+    if target_format is None or target_format in _ANY_OPERATION:
         return
     raise NotImplementedError(
         f"Layer '{name}' (of type {kind.__name__}) in the branch of a "
         "gradient residual has no pullback rule and is differentiated automatically, "
         "which cannot be exported. Register a rule for it, or use another layer. "
-        f"Received: format={form}"
+        f"Received: format={target_format}"
     )
 
 

@@ -1,10 +1,19 @@
 """Walks through the layers inside a layer."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import keras
 
 
-def layers_in(value, seen=None):
-    """All layers reachable through the attributes of a layer, itself included."""
+def layers_in(value: Any, seen: set[int] | None = None) -> Iterator[keras.Layer]:
+    """All layers reachable through the attributes of a layer, itself included.
+
+    Args:
+        value: A layer, or a dict, list or tuple of layers.
+        seen: The `id` of each object that was visited before, which is not visited
+            again.
+    """
     seen = set() if seen is None else seen
     if id(value) in seen:
         return

@@ -218,9 +218,9 @@ REFUSED = {
     "more than one entry into its branch: beside 'x' also 'condition'": _second_entry,
     "used outside of it, too: the output of 'leaky'": _leak,
     "outside of it, too: the output of 'leaky'": _used_end,
-    "has not the mask": _masked_plus,
-    "not the mask of what its branch": _mask_lost,
-    "called elsewhere, too: 'common'": _shared_weights,
+    "does not have the mask": _masked_plus,
+    "not have the mask of the input of its branch": _mask_lost,
+    "are also called elsewhere: 'common'": _shared_weights,
     "has dtype float16": _narrow,
     "no feature axis": lambda: _sum(
         lambda x: x + layers.PReLU(shared_axes=(1,))(x), (None,)

@@ -1,8 +1,8 @@
-"""What the library asks of an array framework, and nothing else does.
+"""What the library needs of an array framework beyond `keras.ops`.
 
-This package is the only place that imports jax, tensorflow or torch. There is one
-module for each, with the same names and the same meaning; the one that serves the
-active Keras backend is chosen here, once, when the package is imported.
+No other package imports jax, tensorflow or torch. There is one module for each, with
+the same functions. Which of them serves is decided by the active Keras backend when
+this package is imported.
 
 The contract:
 
@@ -11,38 +11,38 @@ The contract:
     Calls `function(*tensors)` inside a forward pass, and differentiates that call with
     respect to the tensors.
 
-    - `tensors`: a list of floating-point tensors, no one twice.
+    - `tensors`: a list of floating-point tensors, each only once.
     - `function`: returns a list of floating-point tensors, the `outputs`, and `others`,
       any structure of tensors that are not differentiated. It calls `layer`, a built
-      Keras layer or operation, once; it is called once itself.
+      Keras layer or operation, once. It is itself called once.
     - `outputs` are connected to the rest of the computation as those of the function.
     - `pullback(cotangents)` returns J^T c, a list with the shapes of the tensors. The
       cotangents broadcast to the outputs and are cast to their dtypes; `None` stands
-      for zero. With `second_order=False` what it returns is a constant: no gradient
-      flows through it. With `second_order=True` the gradient flows through it to the
+      for zero. With `second_order=False` the result is a constant: no gradient flows
+      through it. With `second_order=True` the gradient flows through it to the
       tensors, to the weights of the layer, and to the cotangents. Where the outputs do
-      not depend on a tensor, it is zero.
-    - The state of the layer (moving statistics, seeds) moves exactly as in one call,
-      and losses added inside it (activity regularization) are kept, by it or a layer in
-      it.
-    - It may be nested, and it works where the surrounding code records no gradients
-      (inference), there without leaving anything to be freed later.
+      not depend on a tensor, the result is zero.
+    - The state of the layer (moving statistics, seeds) changes exactly as in one call.
+      Losses that the layer, or a layer in it, adds during the call (activity
+      regularization) are kept.
+    - Calls may be nested. It also works where the surrounding code records no gradients
+      (inference). There it leaves nothing behind that must be freed later.
 
 `gradient_hook(x, backward, *operands) -> (x, is_pending)`
 
-    Hooks into the gradient that is back-propagated through `x`.
+    Replaces the gradient that is back-propagated through `x`.
 
-    - `x`: a floating-point tensor. Returned is a tensor of the same values. What
-      replaces `x` by it changes nothing but this: when the gradient `dx` is propagated
-      back through it, `backward(dx, *operands)` is called, in the same Python trace or
-      eager step, and what it returns is propagated on in the place of `dx`, in its
-      dtype.
-    - `operands`: tensors, or nested structures of them, of the forward pass that
-      `backward` needs. No gradient flows through them. All else that it needs of the
-      forward pass must be independent of what is differentiated.
-    - Tensors that `backward` leaves elsewhere may be used after the gradient was taken.
-    - `is_pending()`: whether `backward` may still be called. False where no gradient is
-      recorded, and after what was recorded is gone or its trace is over.
+    - `x`: a floating-point tensor. The tensor that is returned has the same values, and
+      is to be used in the place of `x`. When the gradient `dx` is propagated back
+      through it, `backward(dx, *operands)` is called, in the same Python trace or eager
+      step. Its result, cast to the dtype of `dx`, is propagated on instead of `dx`.
+    - `operands`: tensors of the forward pass that `backward` needs, or nested
+      structures of them. No gradient flows through them. Anything else that `backward`
+      uses must not depend on what is differentiated.
+    - Tensors that `backward` stores elsewhere may be used after the gradient was taken.
+    - `is_pending()`: whether `backward` may still be called. It is false where no
+      gradient is recorded. It becomes false when the recording is freed, or when the
+      trace ends.
 
 `value_and_grad(function, tensors) -> (value, extra, gradients)`
 
@@ -53,50 +53,54 @@ The contract:
 
 `uncompiled(function) -> function`
 
-    A decorator for what a compiler of Python code around it, which guards all that it
-    reads and compiles again when that changes, is to call as it is.
+    Excludes a function from `torch.compile`, because it reads Python state that changes
+    at every step: compiled, it would be compiled anew each time. Does nothing on other
+    backends.
 
 `parts(variable) -> list`
 
-    The objects, of which each is the variable or its copy on a device, that Keras may
-    give to `update_step` of an optimizer that is built for `variable`.
+    The objects that Keras may pass to `update_step` of an optimizer for `variable`: the
+    variable itself, and its copies on the devices of a TensorFlow strategy.
 
 `all_finite(tensors) -> tensor`
 
-    Whether all entries of all tensors, of which there is one at least, are finite; a
-    scalar.
+    Whether all entries of all tensors are finite, a scalar. There must be at least one
+    tensor.
 
 `known(condition) -> bool or tensor`
 
-    A scalar that says whether something is so, as a Python bool where operations run
-    one by one, so that what depends on it need not.
+    A scalar condition as a Python bool where operations run one by one, so that Python
+    can skip work that the condition makes needless. Elsewhere the tensor itself.
 
-`eagerly(function)`
+`eagerly(function) -> result`
 
-    Calls `function()` now and once, with numbers, where the code around it may be
+    Calls `function()` once, at once, with numbers, even if the code around it is being
     traced.
 
 `tracer() -> str or None`
 
-    What traces the code around it: "torch.export", "torch.jit.trace", "tf.function",
-    "jit", which JAX may always be in, or `None`, which may be something else.
+    What traces the code around it: "torch.export", "torch.jit.trace", "tf.function" or
+    "jit". On JAX it is always "jit", because the trace cannot be told from eager code.
+    `None` says that none of these was seen.
 
 `all_reduce(tensors, after) -> list`
 
     The means of the floating-point tensors over all devices that take the step
-    together, in one collective, the same on each device to the last bit; other tensors,
-    such as seeds, as they are. To be called on each device, when the collectives that
-    changed the variables `after` are under way: their order must be one everywhere. The
-    devices are
+    together. They are taken in one collective, and are equal to the last bit on each
+    device. Other tensors, such as seeds, are returned as they are.
 
-    - JAX: those of the computation, which it sees as one: nothing is left to do;
+    It is called on each device. Collectives must run in the same order everywhere, so
+    it waits for those that update the variables `after`. The devices are
+
+    - JAX: those of the computation. JAX sees them as one, so nothing is left to do;
     - TensorFlow: the replicas of the `tf.distribute` strategy;
     - PyTorch: the ranks of the default group of `torch.distributed`.
 
 `to_apply(gradients) -> list`
 
-    Gradients, the same on each device, as `apply` of a Keras optimizer is to be given
-    them on each. (That of TensorFlow takes their sum.)
+    Prepares gradients that are equal on each device for `apply` of a Keras optimizer.
+    On TensorFlow `apply` sums over the replicas, so each gradient is divided by their
+    number.
 
 `assign(variable, value)`
 
@@ -104,9 +108,9 @@ The contract:
 
 `broadcast(variables)`
 
-    Gives Keras variables the values that they have on the first of these devices, where
-    each device makes its own variables, as the ranks of PyTorch do. To be called on
-    each device.
+    Gives Keras variables the values that they have on the first device. It is needed
+    where each device makes its own variables, as the ranks of PyTorch do. It is called
+    on each device.
 """
 
 import keras

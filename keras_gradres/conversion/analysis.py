@@ -1,42 +1,44 @@
-"""Finds every sum of a model and of the models in it, and says what stands against it.
+"""Finds every sum of a model and of the models in it, and whether it can be converted.
 
 Usage:
 
-    for found in Analysis(model).sums:
-        found.path, found.skip, found.reason
+    for candidate in Analysis(model).sums:
+        candidate.path, candidate.skip, candidate.reason
 """
 
 import collections
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from keras_gradres.conversion import cost, obstacles, sums
-from keras_gradres.conversion.calls import Call, Calls
+from keras_gradres.conversion.calls import ModelCall, ModelCalls
 from keras_gradres.conversion.masking import masks_of
 from keras_gradres.layers.gradient_residual import GradientResidual
-from keras_gradres.pullbacks.recording import is_open
+from keras_gradres.pullbacks.recording import is_recordable
 from keras_gradres.traversal import layers_in
+from keras_gradres.typing import Mask
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Found:
-    """A sum that was found.
+class Candidate:
+    """A sum of a model, and what the analysis says of it.
 
     Attributes:
-        path: Its name, after those of the models that it is in.
+        path: Its name, preceded by those of the models that it is in.
         calls: The calls of the model that it is in.
-        call: Its own.
-        skip: The `Skip` that it ends, or `None`.
+        call: The call that computes the sum.
+        skip: The `Skip` that ends in the sum, or `None`.
         reason: Why it cannot be converted, or `None`.
-        flops: The operations of one pullback of its branch, if that is known.
+        flops: The operations of one pullback of its branch. `None` if unknown.
     """
 
     path: str
-    calls: Calls
-    call: Call
-    skip: Any
+    calls: ModelCalls
+    call: ModelCall
+    skip: sums.Skip | None
     reason: str | None
     flops: int | None
 
@@ -49,40 +51,47 @@ class Analysis:
         differentiate: Whether the gradient of a branch is needed, and must not vanish.
 
     Attributes:
-        sums: The list of `Found`.
-        closed: The layers that hold layers and are code: what they sum is not seen.
+        sums: The list of `Candidate`.
+        closed: The layers that hold other layers and call them in code. Sums in that
+            code are not seen.
     """
 
     def __init__(self, model: keras.Model, differentiate: bool = True):
         self.differentiate = differentiate
-        self.sums: list[Found] = []
+        self.sums: list[Candidate] = []
         self.closed: list[keras.Layer] = []
-        self._calls: dict[int, Calls] = {}
-        self._masks: dict[int, list[dict]] = {}
+        self._calls: dict[int, ModelCalls] = {}
+        self._masks: dict[int, list[dict[int, Mask]]] = {}
         self._seen: set[int] = set()
-        if self.opened(model) is not None:
+        if self.calls_inside(model) is not None:
             self._collect_masks(self.calls_of(model), ())
         self._uses = collections.Counter(
             id(call.layer) for calls in self._calls.values() for call in calls.calls
         )
         self._visit(model, "", None)
 
-    def calls_of(self, model: Any) -> Calls:
-        """The calls of a functional model or a `Sequential`, found once."""
+    def calls_of(self, model: Any) -> ModelCalls:
+        """The calls of a functional model or a `Sequential`, recorded once."""
         if id(model) not in self._calls:
-            self._calls[id(model)] = Calls(model)
+            self._calls[id(model)] = ModelCalls(model)
         return self._calls[id(model)]
 
-    def opened(self, layer: Any) -> Calls | None:
-        """The calls of a model, or `None` if it is something else."""
-        return self.calls_of(layer) if is_open(layer) else None
+    def calls_inside(self, layer: Any) -> ModelCalls | None:
+        """The calls of a model, or `None` if they cannot be recorded."""
+        return self.calls_of(layer) if is_recordable(layer) else None
 
-    def _visit(self, layer, prefix, refusal):
-        """Goes through a model; `refusal` is why nothing in it can be converted."""
+    def _visit(self, layer: Any, prefix: str, refusal: str | None) -> None:
+        """Goes through a model.
+
+        Args:
+            layer: The model, or another layer.
+            prefix: The names of the models that it is in, and its own.
+            refusal: Why nothing in it can be converted, or `None`.
+        """
         if id(layer) in self._seen:
             return
         self._seen.add(id(layer))
-        calls = self.opened(layer)
+        calls = self.calls_inside(layer)
         if calls is None:
             self._visit_code(layer, prefix, refusal)
             return
@@ -92,20 +101,24 @@ class Analysis:
             elif isinstance(call.layer, keras.Layer):
                 self._visit(call.layer, f"{prefix}{call.layer.name}/", refusal)
 
-    def _visit_code(self, layer, prefix, refusal):
-        inside = [inner for inner in layers_in(layer) if inner is not layer]
-        ours = isinstance(layer, GradientResidual)
-        if inside and not ours and not type(layer).__module__.startswith("keras."):
+    def _visit_code(self, layer: Any, prefix: str, refusal: str | None) -> None:
+        """Goes through a layer whose `call` is code."""
+        inside = [sublayer for sublayer in layers_in(layer) if sublayer is not layer]
+        converted = isinstance(layer, GradientResidual)
+        of_keras = type(layer).__module__.startswith("keras.")
+        if inside and not converted and not of_keras:
             self.closed.append(layer)
         refusal = refusal or (
             f"it is in a model inside '{layer.name}' (of type {type(layer).__name__}), "
             "whose `call` is code. Convert that model and set it there"
         )
-        for inner in inside:
-            if is_open(inner):
-                self._visit(inner, f"{prefix}{inner.name}/", refusal)
+        for sublayer in inside:
+            if is_recordable(sublayer):
+                self._visit(sublayer, f"{prefix}{sublayer.name}/", refusal)
 
-    def _examined(self, calls, call, prefix, refusal):
+    def _examined(
+        self, calls: ModelCalls, call: ModelCall, prefix: str, refusal: str | None
+    ) -> Candidate:
         skip = flops = None
         reason = refusal
         try:
@@ -122,13 +135,18 @@ class Analysis:
         except sums.NotConvertibleError as refused:
             reason = reason or str(refused)
         path = f"{prefix}{call.layer.name}"
-        return Found(path, calls, call, skip, reason, flops)
+        return Candidate(path, calls, call, skip, reason, flops)
 
-    def _collect_masks(self, calls, given):
-        """The masks in a model, for each call of it."""
-        masks = masks_of(calls, self.opened, given)
+    def _collect_masks(self, calls: ModelCalls, input_masks: Sequence[Mask]) -> None:
+        """Keeps the masks in a model and in the models in it, for each call of these.
+
+        Args:
+            calls: The calls of the model.
+            input_masks: The masks of its inputs, in one call of it.
+        """
+        masks = masks_of(calls, self.calls_inside, input_masks)
         self._masks.setdefault(id(calls), []).append(masks)
         for call in calls.calls:
-            inner = self.opened(call.layer)
-            if inner is not None:
-                self._collect_masks(inner, [masks.get(id(t)) for t in call.inputs])
+            inside = self.calls_inside(call.layer)
+            if inside is not None:
+                self._collect_masks(inside, [masks.get(id(t)) for t in call.inputs])

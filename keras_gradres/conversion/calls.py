@@ -4,7 +4,7 @@
 
 Usage:
 
-    calls = Calls(model)
+    calls = ModelCalls(model)
     path = calls.between(fork, end)
     path.calls, path.entries, path.leaks
 """
@@ -17,10 +17,11 @@ from typing import Any
 import keras
 
 from keras_gradres.pullbacks.recording import Section, recorded
+from keras_gradres.typing import Structure, SymbolicTensor
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Call:
+class ModelCall:
     """One call of a layer or an operation.
 
     Attributes:
@@ -33,17 +34,17 @@ class Call:
 
     index: int
     layer: Any
-    args: tuple
-    kwargs: dict
-    output: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Structure
 
     @functools.cached_property
-    def inputs(self) -> list[Any]:
-        """The symbolic tensors that it is given."""
+    def inputs(self) -> list[SymbolicTensor]:
+        """The symbolic tensors among its arguments."""
         return symbolic((self.args, self.kwargs))
 
     @functools.cached_property
-    def outputs(self) -> list[Any]:
+    def outputs(self) -> list[SymbolicTensor]:
         """Its symbolic outputs, as a list."""
         return symbolic(self.output)
 
@@ -56,13 +57,15 @@ class Path:
         fork: The tensor where they begin.
         end: The tensor where they end.
         calls: The calls, in order.
-        entries: The names of what gives them other tensors than the fork.
-        leaks: The names of the calls inside whose outputs are used outside.
+        entries: The names of the layers outside whose outputs are used inside, other
+            than the fork.
+        leaks: The names of the layers inside whose outputs are used outside, other than
+            the end.
     """
 
-    fork: Any
-    end: Any
-    calls: list[Call]
+    fork: SymbolicTensor
+    end: SymbolicTensor
+    calls: list[ModelCall]
     entries: list[str]
     leaks: list[str]
 
@@ -73,23 +76,24 @@ class Path:
         return Section([self.fork], calls, [self.end])
 
 
-class Calls:
+class ModelCalls:
     """The calls of a functional model or a `Sequential`.
 
     Attributes:
         inputs: Its symbolic inputs.
         outputs: Its symbolic outputs.
-        calls: The list of `Call`, in an order in which they can be made.
+        calls: The list of `ModelCall`, in an order in which they can be made.
     """
 
     def __init__(self, model: keras.Model):
         section = recorded(model)
         self.inputs = section.inputs
         self.outputs = section.outputs
-        self.calls = [Call(i, *call) for i, call in enumerate(section.calls)]
+        self.calls = [ModelCall(i, *call) for i, call in enumerate(section.calls)]
         self._producers = {id(t): call for call in self.calls for t in call.outputs}
         self._users: dict[int, list[int]] = {}
-        self._before: list[int] = []  # What leads to each call, as bits.
+        # For each call the calls that it depends on: bit i stands for call i.
+        self._before: list[int] = []
         for call in self.calls:
             before = 0
             for tensor in call.inputs:
@@ -97,17 +101,17 @@ class Calls:
                 before |= self._leading_to(tensor)
             self._before.append(before)
 
-    def between(self, fork: Any, end: Any) -> Path:
+    def between(self, fork: SymbolicTensor, end: SymbolicTensor) -> Path:
         """The calls through which `end` is computed from `fork`."""
         leading = self._leading_to(end)
-        made = {id(fork)}
-        calls: list[Call] = []
+        reached = {id(fork)}
+        calls: list[ModelCall] = []
         for call in self.calls:
-            if leading >> call.index & 1 and any(id(t) in made for t in call.inputs):
-                made.update(map(id, call.outputs))
+            if leading >> call.index & 1 and any(id(t) in reached for t in call.inputs):
+                reached.update(map(id, call.outputs))
                 calls.append(call)
         inside = {call.index for call in calls}
-        entries = [t for call in calls for t in call.inputs if id(t) not in made]
+        entries = [t for call in calls for t in call.inputs if id(t) not in reached]
         leaks = [
             call
             for call in calls
@@ -121,45 +125,47 @@ class Calls:
             _unique(call.layer.name for call in leaks),
         )
 
-    def leads_to(self, tensor: Any, end: Any) -> bool:
+    def leads_to(self, tensor: SymbolicTensor, end: SymbolicTensor) -> bool:
         """Whether `end` is computed from `tensor`."""
         leading = self._leading_to(end)
         return any(leading >> i & 1 for i in self._users.get(id(tensor), []))
 
-    def common(self, a: Any, b: Any) -> Any:
+    def common(self, a: SymbolicTensor, b: SymbolicTensor) -> SymbolicTensor | None:
         """The last tensor from which both are computed, or `None`."""
-        found = {id(t) for t in self._ancestors(a)}
-        shared = [t for t in self._ancestors(b) if id(t) in found]
+        ancestors = {id(t) for t in self._ancestors(a)}
+        shared = [t for t in self._ancestors(b) if id(t) in ancestors]
         return shared[-1] if shared else None
 
-    def is_used_beside(self, tensor: Any, user: Call) -> bool:
-        """Whether anything else than the call `user` needs the tensor."""
+    def is_used_beside(self, tensor: SymbolicTensor, user: ModelCall) -> bool:
+        """Whether anything but the call `user` uses the tensor."""
         return self._is_used(tensor, {user.index})
 
-    def name_of(self, tensor: Any) -> str:
-        """The name of the layer that makes a tensor, or that of a model's input."""
+    def name_of(self, tensor: SymbolicTensor) -> str:
+        """The name of the layer that computes a tensor, or that of a model's input."""
         call = self._producers.get(id(tensor))
         return tensor.name if call is None else call.layer.name
 
-    def _is_used(self, tensor, inside):
+    def _is_used(self, tensor: SymbolicTensor, inside: set[int]) -> bool:
+        """Whether a tensor is an output, or used by a call that is not `inside`."""
         if any(tensor is t for t in self.outputs):
             return True
         return any(i not in inside for i in self._users.get(id(tensor), []))
 
-    def _leading_to(self, tensor):
+    def _leading_to(self, tensor: SymbolicTensor) -> int:
+        """The calls that a tensor is computed by: bit i stands for call i."""
         call = self._producers.get(id(tensor))
         return 0 if call is None else self._before[call.index] | 1 << call.index
 
-    def _ancestors(self, tensor):
+    def _ancestors(self, tensor: SymbolicTensor) -> list[SymbolicTensor]:
         """The tensor and all that it is computed from, in order."""
         leading = self._leading_to(tensor)
         calls = [call for call in self.calls if leading >> call.index & 1]
         needed = {id(tensor)} | {id(t) for call in calls for t in call.inputs}
-        made = [*self.inputs, *(t for call in calls for t in call.outputs)]
-        return [t for t in made if id(t) in needed]
+        tensors = [*self.inputs, *(t for call in calls for t in call.outputs)]
+        return [t for t in tensors if id(t) in needed]
 
 
-def symbolic(structure: Any) -> list[Any]:
+def symbolic(structure: Structure) -> list[SymbolicTensor]:
     """The symbolic tensors in a structure."""
     flat = keras.tree.flatten(structure)
     return [t for t in flat if isinstance(t, keras.KerasTensor)]

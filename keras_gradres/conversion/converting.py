@@ -11,14 +11,15 @@ from typing import Any
 
 import keras
 
-from keras_gradres.conversion.analysis import Analysis, Found
+from keras_gradres.conversion.analysis import Analysis, Candidate
 from keras_gradres.conversion.report import Selection, names_in, selected
 from keras_gradres.conversion.rewriting import Rewriting
 from keras_gradres.layers.residuals import RESIDUALS
-from keras_gradres.pullbacks.recording import is_open, is_sequential
+from keras_gradres.pullbacks.recording import is_recordable, is_sequential
 from keras_gradres.traversal import layers_in
 
-_OURS = (
+# The arguments of `GradientResidual` that come from the model.
+_FROM_MODEL = (
     *("branch", "shortcut", "activation", "skip_first"),
     *("name", "dtype", "activity_regularizer"),
 )
@@ -47,15 +48,15 @@ def convert(
         copy.set_weights(model.get_weights())
         converted = keras_gradres.convert(copy)
 
-    What the new model computes, before any step of training:
+    What the new model computes before it is trained on depends on `residual`:
 
     - with `"gain"` and `"identity"` exactly what the old one does, in training and in
       inference: outputs, statistics of normalizations, and what dropout drops;
     - with `"scaled"` the same as long as its `scale` is 1, as it is at first;
-    - with `"convex"` something else: the skip is then `(1 - s) x + s g`, halfway
-      between the input and the unit vector of the gradient by default, so a trained
-      model has to be trained on. `alpha=-5.0` starts at 0.7 % gradient. The others of
-      `GradientResidual` change what is computed likewise.
+    - with `"convex"` something else. The skip is then `(1 - s) x + s g`, by default
+      halfway between the input and the unit vector of the gradient. So a trained model
+      has to be trained on. `alpha=-5.0` starts at 0.7 % gradient;
+    - the other residuals of `GradientResidual` compute something else, too.
 
     Models in the model are converted as well. The weights of the new model are those of
     the old one and, with `"gain"`, one `gamma` for each skip connection, zero at first.
@@ -63,15 +64,16 @@ def convert(
     that is what the model is.
 
     Args:
-        model: A functional model or a `keras.Sequential`. One whose `call` is code
-            cannot be rewritten; convert the functional models that it holds.
+        model: A functional model or a `keras.Sequential`. A model whose `call` is code
+            cannot be converted. Convert the functional models that it holds.
         residual: What the skip becomes, see `GradientResidual`.
         second_order: Whether gradients flow through the gradient of the branch. It
-            costs more, and with smooth activations the gain is only there.
-        layers: The sums to convert, by default all that can be: the name of an `Add`
-            layer or operation, a list of names, or a function from the entry of a sum
-            in `conversion_report` to whether to convert it. Sums of inner models have
-            names such as `"encoder/add_1"`; the last part alone will do.
+            costs more. With smooth activations only this brings the gain.
+        layers: The sums to convert, by default all that can be. It is the name of an
+            `Add` layer or operation, a list of names, or a function that takes the
+            entry of a sum in `conversion_report` and returns whether to convert it.
+            Sums of models in the model have names such as `"encoder/add_1"`. The last
+            part of such a name is enough.
         **arguments: Other arguments of `GradientResidual` for all, such as `axis`. By
             default the axis is that of the channels.
 
@@ -80,7 +82,7 @@ def convert(
 
     Raises:
         TypeError: if the `call` of the model is code.
-        ValueError: if nothing can be converted, or something that is asked for by name
+        ValueError: if nothing can be converted, or if a sum that is named in `layers`
             cannot be. `conversion_report` says why.
 
     Example:
@@ -102,74 +104,78 @@ def convert(
             f"`residual` must be one of {tuple(RESIDUALS)}. Received: "
             f"residual={residual}"
         )
-    refused = [name for name in _OURS if name in arguments]
+    refused = [name for name in _FROM_MODEL if name in arguments]
     if refused:
         raise ValueError(
-            "The arguments of each gradient residual that come from the model cannot "
-            f"be given: {_OURS}. Received: {refused}"
+            "Arguments of a gradient residual that come from the model cannot be "
+            f"given: {_FROM_MODEL}. Received: {refused}"
         )
     analysis = Analysis(model, RESIDUALS[residual].needs_gradient)
-    if not is_open(model):
-        raise _not_open(model)
+    if not is_recordable(model):
+        raise _not_recordable(model)
     chosen = selected(analysis.sums, layers)
     if layers is not None and not callable(layers):
         _check_names(names_in(layers), analysis)
     if not chosen:
-        raise _nothing(model, analysis, layers)
+        raise _nothing_chosen(model, analysis, layers)
     arguments = {**arguments, "residual": residual, "second_order": second_order}
     return Rewriting(analysis, chosen, arguments).layer(model)
 
 
-def _check_names(names, analysis):
+def _check_names(names: list[str], analysis: Analysis) -> None:
+    """Raises if a name is not that of a sum that can be converted."""
     for name in names:
-        found = [f for f in analysis.sums if name in (f.path, f.call.layer.name)]
-        if not found:
-            known = [f.path for f in analysis.sums]
+        named = [c for c in analysis.sums if name in (c.path, c.call.layer.name)]
+        if not named:
+            paths = [c.path for c in analysis.sums]
             raise ValueError(
                 "`layers` must name sums of the model, `Add` layers or operations. "
-                f"Received: layers={names}, with '{name}' not among {known}"
+                f"Received: layers={names}, with '{name}' not among {paths}"
             )
-        for entry in found:
-            if entry.reason is not None:
+        for candidate in named:
+            if candidate.reason is not None:
                 raise ValueError(
-                    f"The sum '{entry.path}' cannot be converted: {entry.reason}. "
-                    "Leave it out of `layers`; `conversion_report(model)` lists what "
-                    f"can be converted. Received: layers={names}"
+                    f"The sum '{candidate.path}' cannot be converted: "
+                    f"{candidate.reason}. Leave it out of `layers`; "
+                    "`conversion_report(model)` lists what can be converted. "
+                    f"Received: layers={names}"
                 )
 
 
-def _nothing(model, analysis, layers):
-    reasons: dict[str, Found] = {}
-    for found in analysis.sums:
-        if found.reason is not None:
-            reasons.setdefault(found.reason, found)
+def _nothing_chosen(
+    model: keras.Model, analysis: Analysis, layers: Selection
+) -> ValueError:
+    first_with: dict[str, Candidate] = {}  # By the reason.
+    for candidate in analysis.sums:
+        if candidate.reason is not None:
+            first_with.setdefault(candidate.reason, candidate)
     text = f"No sum of the model can be converted, of {len(analysis.sums)}"
     if layers is not None:
         text = f"No sum of the model is chosen by `layers`, of {len(analysis.sums)}"
-    first = [f"'{found.path}': {reason}" for reason, found in reasons.items()][:3]
-    if first:
-        text += f" ({'; '.join(first)})"
+    examples = [f"'{c.path}': {reason}" for reason, c in first_with.items()][:3]
+    if examples:
+        text += f" ({'; '.join(examples)})"
     if analysis.closed and layers is None:
         names = [f"'{x.name}' (of type {type(x).__name__})" for x in analysis.closed]
-        text += f". What is summed in {', '.join(names[:3])} is code, and is not seen"
+        text += f". The `call` of {', '.join(names[:3])} is code, and is not seen"
     return ValueError(
         f"{text}. See `conversion_report(model)`. Received: model={model}, "
         f"layers={layers}"
     )
 
 
-def _not_open(model):
+def _not_recordable(model: keras.Model) -> Exception:
     if is_sequential(model):
         return ValueError(
             "`model` must be built. Call it on an input, or give it a `keras.Input`. "
             f"Received: model={model}"
         )
-    inside = [x.name for x in layers_in(model) if x is not model and is_open(x)]
+    inside = [x.name for x in layers_in(model) if x is not model and is_recordable(x)]
     advice = "It holds no functional model; use `GradientResidual` in its code."
     if inside:
         advice = (
-            f"Convert the models that it holds, {inside}, and set them in their place "
-            "before it is called, as in `model.backbone = convert(model.backbone)`."
+            f"Convert the models that it holds, {inside}, and replace them before it "
+            "is called, as in `model.backbone = convert(model.backbone)`."
         )
     return TypeError(
         "`model` must be a functional model or a `Sequential`: the `call` of "

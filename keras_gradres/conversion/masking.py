@@ -1,12 +1,12 @@
 """The Keras masks of the tensors of a functional model.
 
-An `Add` layer joins the masks of its inputs, a sum written with `+` has none, and a
-gradient residual has that of its skip. So a sum whose mask would change is not
-converted, since layers behind it may use the mask.
+An `Add` layer joins the masks of its inputs, a sum written with `+` has no mask, and a
+gradient residual has the mask of its skip. Layers after a sum may use its mask, so a
+sum whose mask would change is not converted.
 
 Usage:
 
-    masks = masks_of(calls)
+    masks = masks_of(calls, calls_inside)
     masks.get(id(tensor))        # a symbolic tensor, or None
 """
 
@@ -15,38 +15,42 @@ from typing import Any
 
 import keras
 
-from keras_gradres.conversion.calls import Calls, symbolic
+from keras_gradres.conversion.calls import ModelCall, ModelCalls, symbolic
+from keras_gradres.typing import Mask
 
 
 def masks_of(
-    calls: Calls, opened: Callable[[Any], Calls | None], given: Sequence = ()
-) -> dict[int, Any]:
+    calls: ModelCalls,
+    calls_inside: Callable[[Any], ModelCalls | None],
+    input_masks: Sequence[Mask] = (),
+) -> dict[int, Mask]:
     """The masks by the `id` of the tensors that have one.
 
     Args:
         calls: The calls of a model.
-        opened: From a layer to the calls inside, or `None` where it has none.
-        given: The masks of the inputs of the model.
+        calls_inside: From a layer to the calls inside, or `None` where it has none.
+        input_masks: The masks of the inputs of the model.
     """
-    masks = {
+    masks: dict[int, Mask] = {
         id(tensor): mask
-        for tensor, mask in zip(calls.inputs, given, strict=False)
+        for tensor, mask in zip(calls.inputs, input_masks, strict=False)
         if mask is not None
     }
     for call in calls.calls:
-        inside = opened(call.layer)
+        inside = calls_inside(call.layer)
         if inside is not None:
-            passed = [masks.get(id(t)) for t in call.inputs]
-            found = masks_of(inside, opened, passed)
-            made = [found.get(id(t)) for t in inside.outputs]
+            masks_inside = masks_of(
+                inside, calls_inside, [masks.get(id(t)) for t in call.inputs]
+            )
+            output_masks = [masks_inside.get(id(t)) for t in inside.outputs]
         else:
-            made = _after(call, masks)
-        pairs = zip(call.outputs, made, strict=False)
+            output_masks = _output_masks(call, masks)
+        pairs = zip(call.outputs, output_masks, strict=False)
         masks.update((id(tensor), mask) for tensor, mask in pairs if mask is not None)
     return masks
 
 
-def _after(call, masks):
+def _output_masks(call: ModelCall, masks: dict[int, Mask]) -> list[Mask]:
     """The masks of the outputs of a layer, as Keras propagates them."""
     layer = call.layer
     if not isinstance(layer, keras.Layer) or not layer.supports_masking:

@@ -1,39 +1,47 @@
 """Why a skip connection cannot be a gradient residual, if it cannot.
 
-A gradient residual has one input and one output. Its branch has something to learn, and
-a gradient that does not vanish. And the outputs of the model must stay what they are.
+A gradient residual has one input and one output. Its branch has weights, and a gradient
+that does not vanish. And the conversion must not change the outputs of the model.
 
 Usage:
 
     check(calls, skip, masks)         # raises a `NotConvertibleError`
-    check_gradient(branch)
+    check_gradient(skip)
 """
 
 import collections
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
 
-from keras_gradres.conversion.calls import Calls, Path
-from keras_gradres.conversion.cost import opened
+from keras_gradres.conversion.calls import ModelCalls, Path
+from keras_gradres.conversion.cost import flattened
 from keras_gradres.conversion.sums import NotConvertibleError, Skip
 from keras_gradres.layers import vanishing
 from keras_gradres.pullbacks.graph import Graph, Traced
 from keras_gradres.pullbacks.registry import is_operation
 from keras_gradres.pullbacks.walk import VanishingGradientError
+from keras_gradres.typing import Mask, Tensor
 
 
-def check(calls: Calls, skip: Skip, masks: dict[int, Any]) -> None:
-    """Raises if the skip connection cannot be converted as it is in the model."""
+def check(calls: ModelCalls, skip: Skip, masks: Mapping[int, Mask]) -> None:
+    """Raises if the skip connection cannot be converted as it is in the model.
+
+    Args:
+        calls: The calls of the model.
+        skip: The skip connection.
+        masks: The masks of symbolic tensors, by the `id` of the tensors.
+    """
     _check_paths(calls, skip)
-    if not any(_parameters(path.layer) for path in opened(skip.branch.calls)):
+    if not any(_has_weights(call.layer) for call in flattened(skip.branch.calls)):
         raise NotConvertibleError("its branch has no parameters")
     _check_tensors(calls, skip)
     _check_masks(skip, masks)
 
 
-def check_sharing(skip: Skip, uses: dict[int, int]) -> None:
-    """Raises if a layer with variables is called outside of its path, too.
+def check_sharing(skip: Skip, uses: Mapping[int, int]) -> None:
+    """Raises if a layer with variables is called both inside and outside of a path.
 
     A branch is a model, and Keras saves a layer that is in two models as two layers.
 
@@ -52,10 +60,10 @@ def check_sharing(skip: Skip, uses: dict[int, int]) -> None:
         ]
         if names:
             raise NotConvertibleError(
-                f"what its branch or shortcut calls is called elsewhere, too: "
-                f"{_quoted(dict.fromkeys(names))}. Keras would save it twice. Put the "
-                "skip connection in a `keras.Model` that is called several times: a "
-                "model is converted once, for all its calls"
+                "layers of its branch or shortcut are also called elsewhere: "
+                f"{_quoted(dict.fromkeys(names))}. Keras would save them twice. Put "
+                "the skip connection in a `keras.Model` that is called several times: "
+                "a model is converted once, for all its calls"
             )
 
 
@@ -63,20 +71,22 @@ def check_gradient(skip: Skip) -> dict[str, list[str]]:
     """Raises if the gradient of the branch vanishes.
 
     Returns:
-        What becomes of the layers of the branch, see `GradientResidual.parts`.
+        The names of the layers of the branch by kind, see `GradientResidual.parts`.
     """
     branch = skip.branch
     graph = Graph(branch.section)
     shape, dtype = tuple(branch.fork.shape), branch.fork.dtype
-    found, reasons = [], []
+    parts: list[dict[str, list[str]]] = []
+    reasons: list[str] = []
 
-    def trace(x):
+    def trace(x: Tensor) -> Tensor:
         run = graph.run(x, training=True)
-        found.append(run.parts())
+        parts.append(run.parts())
         try:
             run.gradient()
         except VanishingGradientError as error:
-            reasons.append(str(error))  # Kept, as what traces would run it again.
+            # If it raised here, Keras would call the function again.
+            reasons.append(str(error))
         return x
 
     Traced(trace).compute_output_spec(keras.KerasTensor(shape, dtype=dtype))
@@ -88,20 +98,20 @@ def check_gradient(skip: Skip) -> dict[str, list[str]]:
                 reasons += [reason] if reason else []
     if reasons:
         raise NotConvertibleError(f"the gradient of its branch vanishes. {reasons[0]}")
-    return found[-1]
+    return parts[-1]
 
 
 def feature_axis(skip: Skip) -> int:
-    """The axis of the features: 1 if there are layers that have their channels first.
+    """The axis of the features: 1 if a layer has its channels first, else -1.
 
-    Such layers may be in models, which are opened.
+    Layers of models in the paths count, too.
     """
-    layers = [call.layer for path in skip.paths for call in opened(path.calls)]
+    layers = [call.layer for path in skip.paths for call in flattened(path.calls)]
     formats = [getattr(layer, "data_format", None) for layer in layers]
     return 1 if "channels_first" in formats else -1
 
 
-def _check_paths(calls, skip):
+def _check_paths(calls: ModelCalls, skip: Skip) -> None:
     for path, name in zip(skip.paths, ("branch", "shortcut"), strict=False):
         if path.entries:
             raise NotConvertibleError(
@@ -113,12 +123,12 @@ def _check_paths(calls, skip):
             leaks = [*leaks, calls.name_of(path.end)]
         if leaks:
             raise NotConvertibleError(
-                f"what is made inside its {name} is used outside of it, too: the "
-                f"output of {_quoted(leaks)}"
+                f"tensors inside its {name} are used outside of it, too: the output of "
+                f"{_quoted(leaks)}"
             )
 
 
-def _check_tensors(calls, skip):
+def _check_tensors(calls: ModelCalls, skip: Skip) -> None:
     fork, (total,) = skip.fork, skip.sum.outputs
     shapes = [tuple(t.shape) for t in skip.sum.inputs]
     if any(shape != tuple(total.shape) for shape in shapes):
@@ -126,23 +136,23 @@ def _check_tensors(calls, skip):
             f"one of its inputs is broadcast. Their shapes are {shapes}"
         )
     dtypes = {total.dtype, fork.dtype}
-    if is_operation(skip.sum.layer):  # An `Add` layer casts what it is given.
+    if is_operation(skip.sum.layer):  # An `Add` layer casts its inputs to one dtype.
         dtypes.update(t.dtype for t in skip.sum.inputs)
     if not keras.backend.is_float_dtype(fork.dtype) or len(dtypes) > 1:
         raise NotConvertibleError(
             f"the sum has dtype {total.dtype}, its inputs "
-            f"{[t.dtype for t in skip.sum.inputs]}, and what its branch is given, the "
+            f"{[t.dtype for t in skip.sum.inputs]}, and the input of its branch, the "
             f"output of '{calls.name_of(fork)}', has {fork.dtype}. A gradient residual "
             "has one floating-point dtype"
         )
     if len(fork.shape) < 2 or fork.shape[feature_axis(skip)] is None:
         raise NotConvertibleError(
-            "what its branch is given has no feature axis of known size. Its shape is "
+            "the input of its branch has no feature axis of known size. Its shape is "
             f"{tuple(fork.shape)}"
         )
 
 
-def _check_masks(skip, masks):
+def _check_masks(skip: Skip, masks: Mapping[int, Mask]) -> None:
     (total,) = skip.sum.outputs
     before, after = masks.get(id(skip.fork)), masks.get(id(total))
     if before is None and after is None:
@@ -150,21 +160,21 @@ def _check_masks(skip, masks):
     inputs = [masks.get(id(t)) for t in skip.sum.inputs]
     if after is None or any(mask is not before for mask in inputs):
         raise NotConvertibleError(
-            "the sum has not the mask of what its branch is given, and a gradient "
-            "residual would have it. Sum with an `Add` layer, and let the layers of "
-            "the branch support masking"
+            "the sum does not have the mask of the input of its branch, and a gradient "
+            "residual would have that mask. Sum with an `Add` layer, and let the "
+            "layers of the branch support masking"
         )
 
 
-def _parameters(layer):
+def _has_weights(layer: Any) -> bool:
     return isinstance(layer, keras.Layer) and bool(layer.weights)
 
 
-def _variables(branch: Path) -> list[Any]:
+def _variables(branch: Path) -> list[keras.Variable]:
     layers = [c.layer for c in branch.calls if isinstance(c.layer, keras.Layer)]
     variables = [v for layer in layers for v in layer.variables]
     return list({id(v): v for v in variables}.values())
 
 
-def _quoted(names):
+def _quoted(names: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in names)

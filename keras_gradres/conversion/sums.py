@@ -17,8 +17,9 @@ from typing import Any
 
 import keras
 
-from keras_gradres.conversion.calls import Call, Calls, Path
+from keras_gradres.conversion.calls import ModelCall, ModelCalls, Path
 from keras_gradres.pullbacks.registry import is_operation
+from keras_gradres.typing import SymbolicTensor
 
 
 class NotConvertibleError(ValueError):
@@ -30,17 +31,17 @@ class Skip:
     """A skip connection.
 
     Attributes:
-        sum: The call of the sum.
-        branch: The path from the fork to one of its inputs.
-        shortcut: That to the other, or `None` where the fork itself is the other.
+        sum: The call that computes the sum.
+        branch: The path from the fork to one input of the sum.
+        shortcut: The path to the other input, or `None` where that is the fork itself.
     """
 
-    sum: Call
+    sum: ModelCall
     branch: Path
     shortcut: Path | None
 
     @property
-    def fork(self) -> Any:
+    def fork(self) -> SymbolicTensor:
         """The tensor where the two paths part."""
         return self.branch.fork
 
@@ -50,12 +51,13 @@ class Skip:
         return [path for path in (self.branch, self.shortcut) if path is not None]
 
 
-# Layers that are activations, and operations.
-_ACTIVATIONS = tuple(
+# The classes of layers that are activations.
+_ACTIVATION_LAYERS = tuple(
     getattr(keras.layers, name)
     for name in ("ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax")
 )
-_FUNCTIONS = {
+# The names of classes of operations that are not affine.
+_NONLINEAR_OPERATIONS = {
     *("Celu", "Elu", "Exp", "Gelu", "Glu", "HardSigmoid", "HardSilu", "HardTanh"),
     *("LeakyRelu", "LogSigmoid", "LogSoftmax", "Maximum", "Minimum", "Multiply"),
     *("Relu", "Relu6", "Selu", "Sigmoid", "Silu", "Softmax", "Softplus", "Softsign"),
@@ -63,7 +65,7 @@ _FUNCTIONS = {
 }
 
 
-def is_sum(call: Call) -> bool:
+def is_sum(call: ModelCall) -> bool:
     """Whether a call is a sum of tensors, by an `Add` layer or written with `+`."""
     if type(call.layer) is keras.layers.Add:
         return True
@@ -72,15 +74,19 @@ def is_sum(call: Call) -> bool:
     return len(call.inputs) > 1  # The other summand may be a number.
 
 
-def find(calls: Calls, call: Call) -> Skip:
-    """The skip connection that a sum ends.
+def find(calls: ModelCalls, call: ModelCall) -> Skip:
+    """The skip connection that ends in a sum.
+
+    Args:
+        calls: The calls of the model.
+        call: The call that computes the sum.
 
     Raises:
-        NotConvertibleError: if it ends none.
+        NotConvertibleError: if no skip connection ends there.
     """
     if len(call.inputs) != 2:
         raise NotConvertibleError(
-            f"it has {len(call.inputs)} inputs, and a skip connection two"
+            f"it has {len(call.inputs)} inputs, and a skip connection has two"
         )
     a, b = call.inputs
     if a is b:
@@ -95,8 +101,8 @@ def find(calls: Calls, call: Call) -> Skip:
             "are computed from"
         )
     paths = [calls.between(fork, end) for end in (a, b)]
-    shortcut, branch = sorted(paths, key=_weight)
-    if not _is_projection(shortcut) or _weight(shortcut) == _weight(branch):
+    shortcut, branch = sorted(paths, key=_size)
+    if not _is_projection(shortcut) or _size(shortcut) == _size(branch):
         raise NotConvertibleError(
             "it is no skip connection: neither input is computed from the other, and "
             f"neither is a projection of '{calls.name_of(fork)}', from which both are "
@@ -105,16 +111,19 @@ def find(calls: Calls, call: Call) -> Skip:
     return Skip(call, branch, shortcut)
 
 
-def _weight(path):
-    """What orders paths: a projection comes before a branch."""
-    return (not _is_projection(path), _matrices(path), len(path.calls))
+def _size(path: Path) -> tuple[bool, int, int]:
+    """What orders paths: the shortcut is the smaller one of two."""
+    return (not _is_projection(path), _count_matrices(path), len(path.calls))
 
 
-def _is_projection(path):
-    return _matrices(path) < 2 and not any(_is_activation(c.layer) for c in path.calls)
+def _is_projection(path: Path) -> bool:
+    """Whether a path has no activation, and at most one layer with a matrix."""
+    if any(_is_activation(call.layer) for call in path.calls):
+        return False
+    return _count_matrices(path) < 2
 
 
-def _matrices(path):
+def _count_matrices(path: Path) -> int:
     """How many layers have a weight of two or more axes."""
     return sum(
         any(len(weight.shape) > 1 for weight in call.layer.weights)
@@ -123,10 +132,10 @@ def _matrices(path):
     )
 
 
-def _is_activation(layer):
+def _is_activation(layer: Any) -> bool:
     if is_operation(layer):
-        return type(layer).__name__ in _FUNCTIONS
+        return type(layer).__name__ in _NONLINEAR_OPERATIONS
     activation = getattr(layer, "activation", None)
     if activation is not None:
         return activation is not keras.activations.linear
-    return isinstance(layer, (*_ACTIVATIONS, keras.layers.Multiply))
+    return isinstance(layer, (*_ACTIVATION_LAYERS, keras.layers.Multiply))

@@ -2,12 +2,12 @@
 
 The gradient of the sum of a branch's outputs is p = J_1^T J_2^T ... J_n^T 1. Each
 factor is a *pullback*: the function from the cotangent of a layer's output to the
-cotangent of its input. A *rule* for a kind of layer writes it with `keras.ops`, so that
-nothing is differentiated inside the forward pass: the layer is called once, as in any
-model, and what comes out exports and compiles as any model does. What has no rule is
-differentiated automatically, that layer alone.
+cotangent of its input. A *rule* for a class of layers writes it with `keras.ops`. So
+nothing is differentiated inside the forward pass: each layer is called once, as in any
+model, and the branch exports and compiles as any model does. Only layers that have no
+rule are differentiated automatically.
 
-A rule of one's own:
+A rule of your own:
 
     @keras_gradres.pullbacks.register(Sine)           # y = sin(frequency * x)
     def sine(call, x):
@@ -15,7 +15,7 @@ A rule of one's own:
         slope = call.layer.frequency * ops.cos(call.layer.frequency * call.saved(x))
         return y, lambda c: c * slope
 
-See `register` for what a rule is given and what it returns.
+`register` says what a rule is given and what it returns.
 """
 
 from keras_gradres.pullbacks import (
@@ -35,7 +35,7 @@ from keras_gradres.pullbacks.rule import Call, Pullback
 
 __all__ = ["Call", "Graph", "Pullback", "has_rule", "register"]
 
-# Imported for the rules that they register.
+# Importing these modules registers their rules.
 _FAMILIES = (
     activations,
     attention,

@@ -1,129 +1,132 @@
 """Activations: c -> c act'(u), for y = act(u).
 
-The derivative of most is a function of y, so that u need not be kept: those layers are
-called as they are. Of the others it is a function of u. The layer that has such an
-activation then computes u from its weights, and y from u, as its `call` does.
+The derivative of most activations is a function of y. A layer with such an activation
+is called as it is. The derivative of the others is a function of u, which a layer does
+not return. So u is computed from the weights of the layer, as its `call` does, and y
+from u.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import Any, TypeAlias
 
 from keras import activations, ops
 
 from keras_gradres import backend, exports
 from keras_gradres.pullbacks.registry import pull, register_named
-from keras_gradres.pullbacks.rule import Axes, Call, Pullback
+from keras_gradres.pullbacks.rule import Call, Pullback, RuleResult, no_axes, same_axes
+from keras_gradres.typing import Mask, Tensor, TensorFunction
 
-NOWHERE: Axes = frozenset()
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+# From u or y to the function c -> c act'.
+Elementwise: TypeAlias = Callable[[Tensor], TensorFunction]
 
 
-def _times(slope):
-    """The pullback c -> c act', from the function that gives act'."""
+def _times(derivative: TensorFunction) -> Elementwise:
+    """The pullback c -> c act', from the function that computes act'."""
 
-    def at(t):
-        derivative = slope(t)
-        return lambda c: c * derivative
+    def at(t: Tensor) -> TensorFunction:
+        slope = derivative(t)
+        return lambda c: c * slope
 
     return at
 
 
-def _step(condition, inside=1.0, outside=0.0):
-    """An act' of two values: one where the condition holds, and another elsewhere."""
+def _two_valued(
+    condition: TensorFunction, inside: float = 1.0, outside: float = 0.0
+) -> Elementwise:
+    """For an act' of two values: `inside` where the condition holds, else `outside`."""
 
-    def slope(t):
-        # (As a product: a selection takes five times as long on PyTorch.)
-        share = ops.cast(condition(ops.stop_gradient(t)), t.dtype)
-        return (
-            share
-            if (inside, outside) == (1, 0)
-            else outside + (inside - outside) * share
-        )
+    def derivative(t: Tensor) -> Tensor:
+        # A product, because `where` takes five times as long on PyTorch.
+        holds = ops.cast(condition(ops.stop_gradient(t)), t.dtype)
+        if (inside, outside) == (1, 0):
+            return holds
+        return outside + (inside - outside) * holds
 
-    return _times(slope)
+    return _times(derivative)
 
 
-def _positive(y):
+def _positive(y: Tensor) -> Tensor:
     """1 for u > 0, else 0, for y = max(u, 0)."""
     return ops.sign(ops.stop_gradient(y))
 
 
-def _between(low, high):
+def _between(low: float, high: float) -> TensorFunction:
     return lambda y: ops.logical_and(y > low, y < high)
 
 
-def leaky(slope):
+def leaky(slope: float) -> Elementwise:
     """1 for u > 0, else `slope`; y has the sign of u."""
-    return _step(lambda y: y > 0, outside=slope)
+    return _two_valued(lambda y: y > 0, outside=slope)
 
 
-def exponential_linear(alpha):
+def exponential_linear(alpha: float) -> Elementwise:
     """1 for u > 0, else alpha exp(u) = y + alpha."""
     return _times(lambda y: ops.where(y > 0, ops.ones_like(y), y + alpha))
 
 
-def _selu(y):
+def _selu(y: Tensor) -> Tensor:
     low = y + _SELU_SCALE * _SELU_ALPHA
     return ops.where(y > 0, _SELU_SCALE * ops.ones_like(y), low)
 
 
-# By tracer, the formats to which gelu converts and the error function itself does not.
-_WITHOUT_ERF: dict = {"tf.function": ("litert",), "jit": ("tf_saved_model",)}
+# Some converters know gelu, but not the error function. By tracer, their formats.
+_WITHOUT_ERF = {"tf.function": ("litert",), "jit": ("tf_saved_model",)}
 
 
-def _gelu(u):
+def _gelu(u: Tensor) -> Tensor:
     """Phi(u) + u phi(u)."""
-    formats = _WITHOUT_ERF.get(backend.tracer(), ())
+    formats = _WITHOUT_ERF.get(backend.tracer() or "", ())
     if formats and exports.target() in formats:
         # Phi = gelu(u) / u.
         at_zero = ops.equal(u, 0)
-        away = ops.where(at_zero, ops.ones_like(u), u)
-        cumulated = ops.where(at_zero, 0.5, activations.gelu(away) / away)
+        not_zero = ops.where(at_zero, ops.ones_like(u), u)
+        phi = ops.where(at_zero, 0.5, activations.gelu(not_zero) / not_zero)
     else:
-        cumulated = 0.5 + 0.5 * ops.erf(math.sqrt(0.5) * u)
-    return cumulated + u * (math.sqrt(0.5 / math.pi) * ops.exp(-0.5 * ops.square(u)))
+        phi = 0.5 + 0.5 * ops.erf(math.sqrt(0.5) * u)
+    return phi + u * (math.sqrt(0.5 / math.pi) * ops.exp(-0.5 * ops.square(u)))
 
 
-def _silu(u):
+def _silu(u: Tensor) -> Tensor:
     s = ops.sigmoid(u)
     return s * (1 + u * (1 - s))
 
 
-def _mish(u):
+def _mish(u: Tensor) -> Tensor:
     t = ops.tanh(ops.softplus(u))
     return t + u * (1 - ops.square(t)) * ops.sigmoid(u)
 
 
-def _hard_silu(u):
+def _hard_silu(u: Tensor) -> Tensor:
     # u relu6(u + 3) / 6
     middle = ops.logical_and(u > -3, u < 3)
     return ops.where(middle, (2 * u + 3) / 6, ops.cast(u >= 3, u.dtype))
 
 
 # From y to the pullback.
-FROM_OUTPUT: dict[Callable, Callable] = {
+FROM_OUTPUT: dict[Hashable, Elementwise] = {
     activations.celu: exponential_linear(1.0),
     activations.elu: exponential_linear(1.0),
     activations.exponential: _times(lambda y: y),
-    activations.hard_sigmoid: _step(_between(0, 1), inside=1 / 6),
-    activations.hard_shrink: _step(lambda y: y != 0),
-    activations.hard_tanh: _step(_between(-1, 1)),
+    activations.hard_sigmoid: _two_valued(_between(0, 1), inside=1 / 6),
+    activations.hard_shrink: _two_valued(lambda y: y != 0),
+    activations.hard_tanh: _two_valued(_between(-1, 1)),
     activations.leaky_relu: leaky(0.2),
     activations.log_sigmoid: _times(lambda y: 1 - ops.exp(y)),
     activations.relu: _times(_positive),
-    activations.relu6: _step(_between(0, 6)),
+    activations.relu6: _two_valued(_between(0, 6)),
     activations.selu: _times(_selu),
     activations.sigmoid: _times(lambda y: y * (1 - y)),
-    activations.soft_shrink: _step(lambda y: y != 0),
+    activations.soft_shrink: _two_valued(lambda y: y != 0),
     activations.softplus: _times(lambda y: 1 - ops.exp(-y)),
     activations.softsign: _times(lambda y: ops.square(1 - ops.abs(y))),
-    activations.sparse_sigmoid: _step(_between(0, 1), inside=0.5),
+    activations.sparse_sigmoid: _two_valued(_between(0, 1), inside=0.5),
     activations.tanh: _times(lambda y: 1 - ops.square(y)),
 }
 
 # From u to the pullback.
-FROM_INPUT: dict[Callable, Callable] = {
+FROM_INPUT: dict[Hashable, Elementwise] = {
     activations.gelu: _times(_gelu),
     activations.hard_silu: _times(_hard_silu),
     activations.mish: _times(_mish),
@@ -134,35 +137,38 @@ FROM_INPUT: dict[Callable, Callable] = {
 }
 
 
-def softmax(y, axis):
+def softmax(y: Tensor, axis: int | tuple[int, ...]) -> TensorFunction:
     """J^T c = y (c - <c, y>)."""
     return lambda c: y * (c - ops.sum(c * y, axis=axis, keepdims=True))
 
 
-def log_softmax(y, axis):
+def log_softmax(y: Tensor, axis: int | tuple[int, ...]) -> TensorFunction:
     """J^T c = c - exp(y) <c, 1>."""
 
-    def pullback(c):
+    def pullback(c: Tensor) -> Tensor:
         c = c + ops.zeros_like(y)
         return c - ops.exp(y) * ops.sum(c, axis=axis, keepdims=True)
 
     return pullback
 
 
-# Over the last axis: the pullback as a function of y and the axis.
-_OF_VECTORS = {
+# Activations over the last axis: the pullback as a function of y and the axis, and
+# whether the activation fixes the sum of its outputs, as a normalization does.
+_OF_VECTORS: dict[Hashable, tuple[Callable[..., TensorFunction], bool]] = {
     activations.log_softmax: (log_softmax, False),
     activations.softmax: (softmax, True),
 }
 
 
-def activated(call: Call, x: Any, linear: Callable) -> tuple[Any, list[Pullback]]:
+def activated(
+    call: Call, x: Tensor, linear: TensorFunction
+) -> tuple[Tensor, list[Pullback]]:
     """A layer with an activation: its output, and the pullbacks of its activation.
 
     Args:
         call: The call of the layer, which has an attribute `activation`.
-        x: What the layer is given.
-        linear: The function from x to u, what the layer gives to its activation.
+        x: The input of the layer.
+        linear: The function from x to u, the input of the activation.
     """
     activation = call.layer.activation
     if activation is None or activation is activations.linear:
@@ -171,20 +177,22 @@ def activated(call: Call, x: Any, linear: Callable) -> tuple[Any, list[Pullback]
         y = call(x)
         return y, [_elementwise(FROM_OUTPUT[activation](call.saved(y)))]
     if call.layer.activity_regularizer is not None:
-        y = call(x)  # Keras adds its losses.
-        _, pullbacks = of_function(call, activation, linear(call.cast(x)))
-        return y, pullbacks
+        y = call(x)  # A call, so that Keras adds the loss of the regularizer.
+        return y, of_function(call, activation, linear(call.cast(x)))[1]
 
-    def both(x):
-        y, pullbacks = of_function(call, activation, linear(call.cast(x)))
-        found.extend(pullbacks)
+    pullbacks: list[Pullback] = []
+
+    def output(x: Tensor) -> Tensor:
+        y, of_activation = of_function(call, activation, linear(call.cast(x)))
+        pullbacks.extend(of_activation)
         return y
 
-    found: list[Pullback] = []
-    return call.with_mask(both, x), found
+    return call.with_mask(output, x), pullbacks
 
 
-def of_function(call: Call, activation: Callable, u: Any) -> tuple[Any, list[Pullback]]:
+def of_function(
+    call: Call, activation: Callable[..., Any], u: Tensor
+) -> tuple[Tensor, list[Pullback]]:
     """An activation, a function or a layer, on u: its output and its pullbacks."""
     key = _hashable(activation)
     if key in FROM_OUTPUT:
@@ -194,27 +202,30 @@ def of_function(call: Call, activation: Callable, u: Any) -> tuple[Any, list[Pul
         return activation(u), [_elementwise(FROM_INPUT[key](call.saved(u)))]
     if key in _OF_VECTORS:
         y = activation(u)
-        pullback, normalizes = _OF_VECTORS[key]
+        pullback, fixes_sum = _OF_VECTORS[key]
         axis = len(u.shape) - 1
         function = pullback(call.saved(y), axis)
-        if normalizes:
+        if fixes_sum:
             return y, [normalization(function, (axis,), u)]
-        return y, [Pullback(function, lambda axes: NOWHERE)]
+        return y, [Pullback(function, no_axes)]
     if activation is activations.linear:
         return u, []
     return pull(call.to(activation), (u,), {})
 
 
-def normalization(function, axes, u):
+def normalization(
+    function: TensorFunction, axes: tuple[int, ...], u: Tensor
+) -> Pullback:
     """The pullback of a normalization of u along `axes`."""
-    return Pullback(function, lambda _: NOWHERE, frozenset(axes), before=u)
+    return Pullback(function, no_axes, frozenset(axes), before=u)
 
 
-def _elementwise(pullback):
-    return Pullback(pullback, lambda axes: NOWHERE)
+def _elementwise(function: TensorFunction) -> Pullback:
+    return Pullback(function, no_axes)
 
 
-def _hashable(activation):
+def _hashable(activation: Any) -> Hashable:
+    """The activation as a key of a dict; `None` if it cannot be one."""
     try:
         hash(activation)
     except TypeError:
@@ -223,13 +234,13 @@ def _hashable(activation):
 
 
 @register_named("Activation")
-def _activation(call, x):
+def _activation(call: Call, x: Tensor) -> RuleResult:
     y, pullbacks = activated(call, x, lambda x: x)
-    return y, pullbacks or Pullback(lambda c: c, lambda axes: axes)
+    return y, pullbacks or Pullback(lambda c: c, same_axes)
 
 
 @register_named("ReLU")
-def _relu(call, x):
+def _relu(call: Call, x: Tensor) -> RuleResult:
     layer, y, u = call.layer, call(x), call.saved(call.cast(x))
     lower, upper, slope = layer.threshold, layer.max_value, layer.negative_slope
     positive = leaky(slope)(u - lower) if lower else leaky(slope)(u)
@@ -240,13 +251,13 @@ def _relu(call, x):
 
 
 @register_named("LeakyReLU")
-def _leaky_relu(call, x):
+def _leaky_relu(call: Call, x: Tensor) -> RuleResult:
     y = call(x)
     return y, _elementwise(leaky(call.layer.negative_slope)(call.saved(call.cast(x))))
 
 
 @register_named("PReLU")
-def _prelu(call, x):
+def _prelu(call: Call, x: Tensor) -> RuleResult:
     y = call(x)
     positive = ops.cast(call.saved(call.cast(x)) > 0, y.dtype)
     alpha = call.weight(call.layer.alpha)
@@ -255,13 +266,13 @@ def _prelu(call, x):
 
 
 @register_named("ELU")
-def _elu(call, x):
+def _elu(call: Call, x: Tensor) -> RuleResult:
     y = call(x)
     return y, _elementwise(exponential_linear(call.layer.alpha)(call.saved(y)))
 
 
 @register_named("Softmax")
-def _softmax(call, x, mask=None):
+def _softmax(call: Call, x: Tensor, mask: Mask = None) -> RuleResult:
     y = call(x) if mask is None else call(x, mask=mask)
     axis = call.layer.axis
     axes = tuple(axis) if isinstance(axis, (list, tuple)) else (axis,)

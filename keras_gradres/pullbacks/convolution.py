@@ -1,21 +1,26 @@
-"""Convolutions: y = act(w * x + b), c -> w^T * (c act'); `transposition` has w^T.
+"""Convolutions: y = act(w * x + b), c -> w^T * (c act').
+
+The transpose w^T is in `transposition`.
 
 depthwise   each channel by itself
 separable   c -> depthwise^T(pointwise^T(c)), for y = pointwise(depthwise(x))
 transposed  c -> the convolution of which the layer is the transpose
 """
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_gradres.pullbacks.activations import activated
 from keras_gradres.pullbacks.registry import register_named
-from keras_gradres.pullbacks.rule import Pullback
+from keras_gradres.pullbacks.rule import Call, Pullback, RuleResult, batch_only
 from keras_gradres.pullbacks.transposition import convolution_pullback
+from keras_gradres.typing import Tensor
 
 
-def with_bias(call, u):
-    """`u` and the bias of the layer, along the channels."""
+def with_bias(call: Call, u: Tensor) -> Tensor:
+    """`u` plus the bias of the layer along the channels, if it has one."""
     layer = call.layer
     if not layer.use_bias:
         return u
@@ -24,7 +29,7 @@ def with_bias(call, u):
     return ops.add(u, ops.reshape(call.cast(layer.bias), shape))
 
 
-def _options(layer, causal=False):
+def _options(layer: keras.Layer, causal: bool = False) -> dict[str, Any]:
     return {
         "strides": list(layer.strides),
         "padding": "valid" if causal else layer.padding,
@@ -33,23 +38,18 @@ def _options(layer, causal=False):
     }
 
 
-def over_batch(axes):
-    """Constant along the batch, if it was; at the borders it changes."""
-    return axes & {0}
-
-
 @register_named("Conv1D", "Conv2D", "Conv3D")
-def _convolution(call, x):
+def _convolution(call: Call, x: Tensor) -> RuleResult:
     layer = call.layer
     if getattr(layer, "quantization_mode", None) is not None:
         return call.automatic(x)
 
-    def linear(x):
+    def linear(x: Tensor) -> Tensor:
         causal = layer.padding == "causal"
         if causal:
             left = (layer.kernel_size[0] - 1) * layer.dilation_rate[0]
-            steps = 1 if layer.data_format == "channels_last" else 2
-            x = ops.pad(x, [(left, 0) if a == steps else (0, 0) for a in range(3)])
+            time = 1 if layer.data_format == "channels_last" else 2
+            x = ops.pad(x, [(left, 0) if a == time else (0, 0) for a in range(3)])
         kernel = call.cast(layer.kernel)
         return with_bias(call, ops.conv(x, kernel, **_options(layer, causal)))
 
@@ -63,14 +63,14 @@ def _convolution(call, x):
         layer.data_format,
         depthwise=False,
     )
-    return y, [*pullbacks, Pullback(function, over_batch)]
+    return y, [*pullbacks, Pullback(function, batch_only)]
 
 
 @register_named("DepthwiseConv1D", "DepthwiseConv2D")
-def _depthwise(call, x):
+def _depthwise(call: Call, x: Tensor) -> RuleResult:
     layer = call.layer
 
-    def linear(x):
+    def linear(x: Tensor) -> Tensor:
         kernel = call.cast(layer.kernel)
         return with_bias(call, ops.depthwise_conv(x, kernel, **_options(layer)))
 
@@ -84,14 +84,14 @@ def _depthwise(call, x):
         layer.data_format,
         depthwise=True,
     )
-    return y, [*pullbacks, Pullback(function, over_batch)]
+    return y, [*pullbacks, Pullback(function, batch_only)]
 
 
 @register_named("SeparableConv1D", "SeparableConv2D")
-def _separable(call, x):
+def _separable(call: Call, x: Tensor) -> RuleResult:
     layer = call.layer
 
-    def linear(x):
+    def linear(x: Tensor) -> Tensor:
         kernels = [layer.depthwise_kernel, layer.pointwise_kernel]
         u = ops.separable_conv(x, *map(call.cast, kernels), **_options(layer))
         return with_bias(call, u)
@@ -110,18 +110,18 @@ def _separable(call, x):
     rank = len(layer.strides)
     exchanged = ops.transpose(pointwise, [*range(rank), rank + 1, rank])
 
-    def function(c):
+    def function(c: Tensor) -> Tensor:
         c = ops.conv(c, exchanged, padding="valid", data_format=layer.data_format)
         return depthwise(c)
 
-    return y, [*pullbacks, Pullback(function, over_batch)]
+    return y, [*pullbacks, Pullback(function, batch_only)]
 
 
-def _is_a_transpose(layer):
+def _is_a_transpose(layer: keras.Layer) -> bool:
     """Whether the layer is the transpose of the convolution with its arguments.
 
-    Before 3.15 Keras cuts PyTorch's transposed convolution to size elsewhere, where
-    the padding of both sides is not the same.
+    Before 3.15 that is not so on PyTorch where the padding of both sides differs:
+    Keras cuts the output to size at the other side.
     """
     if layer.output_padding is not None or max(layer.dilation_rate) > 1:
         return False
@@ -131,7 +131,7 @@ def _is_a_transpose(layer):
 
 
 @register_named("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
-def _transposed(call, x):
+def _transposed(call: Call, x: Tensor) -> RuleResult:
     layer = call.layer
     options = {
         "strides": list(layer.strides),
@@ -141,7 +141,7 @@ def _transposed(call, x):
     if not _is_a_transpose(layer):
         return call.automatic(x)
 
-    def linear(x):
+    def linear(x: Tensor) -> Tensor:
         kernel = call.cast(layer.kernel)
         dilation = layer.dilation_rate
         return with_bias(
@@ -153,5 +153,5 @@ def _transposed(call, x):
     kernel = call.weight(layer.kernel)
     return y, [
         *pullbacks,
-        Pullback(lambda c: ops.conv(c, kernel, **options), over_batch),
+        Pullback(lambda c: ops.conv(c, kernel, **options), batch_only),
     ]

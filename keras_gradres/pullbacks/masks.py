@@ -1,4 +1,7 @@
-"""Reads and sets the Keras masks of tensors, by the public ways that layers have.
+"""Reads and sets the Keras masks of tensors.
+
+Keras has no public function for it, but it passes each layer the masks of its inputs
+and sets those of its outputs. So a layer does the work here.
 
 Usage:
 
@@ -12,6 +15,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_gradres.typing import Mask, Structure, Tensor
+
 
 class Masks:
     """Reads and sets the Keras masks of tensors, which Keras itself propagates."""
@@ -19,29 +24,37 @@ class Masks:
     def __init__(self) -> None:
         self._carrier = Carrier(autocast=False, name="mask")
 
-    def of(self, tensor: Any) -> Any:
+    def of(self, tensor: Tensor) -> Mask:
         """The mask of a tensor, or `None`."""
         return self._carrier(tensor, function=lambda tensor, mask: mask)
 
-    def attach(self, tensor: Any, mask: Any) -> Any:
-        """The tensor with this mask; the tensor itself if it is `None`."""
+    def attach(self, tensor: Tensor, mask: Mask) -> Tensor:
+        """A copy of the tensor that has this mask; the tensor itself for `None`."""
         if mask is None:
             return tensor
         return self._carrier(
             tensor, mask=mask, function=lambda tensor, mask: ops.copy(tensor)
         )
 
-    def carry(self, function: Callable, tensor: Any) -> Any:
+    def carry(
+        self, function: Callable[[Tensor], Structure], tensor: Tensor
+    ) -> Structure:
         """`function(tensor)`, whose first result has the mask of the tensor."""
         return self._carrier(tensor, function=lambda tensor, mask: function(tensor))
 
 
 class Carrier(keras.Layer):
-    """A layer, since those are given masks, and have them handed on."""
+    """Calls a function on a tensor and its mask, and keeps the mask for the result."""
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         self.supports_masking = True
 
-    def call(self, tensor, mask=None, function=None):
+    def call(
+        self,
+        tensor: Tensor,
+        mask: Mask = None,
+        *,
+        function: Callable[[Tensor, Mask], Structure],
+    ) -> Structure:
         return function(tensor, mask)

@@ -9,9 +9,15 @@ Usage:
 
 import dataclasses
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import keras
+
+from keras_gradres.typing import Structure, SymbolicTensor
+
+# A layer or operation, its arguments, its keyword arguments, and its output.
+CallRecord: TypeAlias = tuple[Any, tuple[Any, ...], dict[str, Any], Structure]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,25 +27,29 @@ class Section:
     Attributes:
         inputs: The symbolic tensors that go in.
         calls: Tuples of a layer, its arguments, its keyword arguments and its output,
-            in order.
+            in the order of the forward pass.
         outputs: The symbolic tensors that come out.
     """
 
-    inputs: list
-    calls: list
-    outputs: list
+    inputs: list[SymbolicTensor]
+    calls: list[CallRecord]
+    outputs: list[SymbolicTensor]
 
 
 def recorded(model: keras.Model) -> Section:
-    """The calls of a functional model or a `Sequential`; its layers are left alone."""
-    calls: list[tuple] = []
+    """The calls of a functional model or a `Sequential`.
 
-    def record(layer, *args, **kwargs):
+    Cloning the model repeats its calls. Each layer is replaced there by one that only
+    computes shapes, so the layers of the model are not called and stay as they are.
+    """
+    calls: list[CallRecord] = []
+
+    def record(layer: Any, *args: Any, **kwargs: Any) -> Structure:
         output = Spec(layer)(*args, **kwargs)
         calls.append((layer, args, kwargs, output))
         return output
 
-    # A model of the same calls, and one that is not compiled: a copy would be, too.
+    # `clone_model` compiles the copy of a compiled model. So a new model is cloned.
     copy = keras.models.clone_model(
         _as_functional(model), clone_function=lambda layer: layer, call_function=record
     )
@@ -47,30 +57,31 @@ def recorded(model: keras.Model) -> Section:
 
 
 class Spec(keras.Operation):
-    """In the place of a layer, to find the shape of its output without calling it."""
+    """Stands for a layer, and finds the shape of its output without calling it."""
 
-    def __init__(self, layer):
+    def __init__(self, layer: Any) -> None:
         super().__init__()
         self.layer = layer
 
-    def call(self, *args, **kwargs):
+    def call(self, *args: Any, **kwargs: Any) -> Structure:
         raise NotImplementedError
 
-    def compute_output_spec(self, *args, **kwargs):
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Structure:
         kwargs = {k: v for k, v in kwargs.items() if k not in ("training", "mask")}
         return self.layer.compute_output_spec(*args, **kwargs)
 
 
 @functools.cache
-def _functional_call():
-    # With names, so that none are taken from the layers of others.
+def _functional_call() -> Callable[..., Any]:
+    """The method `call` of functional models, whose class is not public."""
+    # Automatic names would change the names of layers that users make later.
     x = keras.Input((1,), name="x")
     y = keras.layers.Identity(name="y")(x)
     return type(keras.Model(x, y, name="functional")).call
 
 
 def is_functional(layer: Any) -> bool:
-    """Whether it is a model made of inputs and outputs, and nothing beside it."""
+    """Whether it is a model made of inputs and outputs, and does nothing else."""
     return (
         isinstance(layer, keras.Model)
         and type(layer).call is _functional_call()
@@ -78,13 +89,13 @@ def is_functional(layer: Any) -> bool:
     )
 
 
-def is_open(layer: Any) -> bool:
+def is_recordable(layer: Any) -> bool:
     """Whether it is a model whose calls can be recorded."""
     return is_functional(layer) or (is_sequential(layer) and layer.built)
 
 
 def is_sequential(layer: Any) -> bool:
-    """Whether it is a `Sequential`, and nothing beside it."""
+    """Whether it is a `Sequential`, and does nothing else."""
     return (
         isinstance(layer, keras.Sequential)
         and type(layer).call is keras.Sequential.call

@@ -9,40 +9,50 @@ Usage:
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 
-from keras_gradres.pullbacks.rule import Call, Pullback, differentiate
+from keras_gradres.pullbacks.rule import (
+    Call,
+    Pullback,
+    Rule,
+    differentiate,
+)
+from keras_gradres.typing import Structure
 
-# Of layers whose paths may cancel, which only a measurement tells.
+# The gradients of the two inputs of these layers may cancel. Only a measurement shows
+# whether they do.
 MAY_CANCEL = ("Subtract",)
 
-_RULES: dict[type, Callable] = {}
-_OPERATION_RULES: dict[str, Callable] = {}
+_RULES: dict[type, Rule] = {}
+_OPERATION_RULES: dict[str, Rule] = {}
+R = TypeVar("R", bound=Callable[..., Any])
 
 
-def register(*kinds: type) -> Callable:
+def register(*kinds: type) -> Callable[[R], R]:
     """Decorates the pullback rule of one or several classes of layers.
 
-    A rule is called as `rule(call, *args, **kwargs)`, with a `Call` and what the layer
-    is given in the branch. It must
+    A rule is called as `rule(call, *args, **kwargs)`, with a `Call` and the arguments
+    that the layer is given in the branch. It must
 
     - call the layer exactly once, as `call(*args, **kwargs)`, so that its state,
       losses, masks and seeds are as in any model;
     - return the output and the pullback: a function from the cotangent of the output to
-      that of the input, made of `keras.ops`. Layers with several floating-point inputs
-      return a list. A `Pullback` can be returned in the place of the function, and a
-      list of them, the one of the output first, for a layer of several steps;
-    - take what the pullback uses of the forward pass through `call.saved` (tensors) and
-      `call.weight` (weights).
+      that of the input, written with `keras.ops`. The pullback of a layer with several
+      floating-point inputs returns a list. A `Pullback` may be returned in the place of
+      the function. A layer that composes several functions may return a list of
+      pullbacks, the one of the last function first;
+    - use `call.saved(tensor)` for tensors of the forward pass that the pullback needs,
+      and `call.weight(variable)` for weights.
 
-    A cotangent has the shape of the output, or 1 in the place of the batch size where
-    it is the same for all samples; what the rule returns has to broadcast to the shape
-    of the input likewise. Keeping the 1 where it may be kept is what makes a tail of
-    affine layers cheap.
+    A cotangent has the shape of the output. Where it is the same for all samples, its
+    batch size is 1 instead. What the rule returns must broadcast to the shape of the
+    input in the same way. A rule should keep a batch size of 1 where it can, because
+    that makes the affine tail of a branch cheap: it is pulled back for one sample.
 
-    Rules hold for exactly these classes: a subclass may compute something else.
+    A rule holds for exactly these classes, because a subclass may compute something
+    else.
 
     Args:
         *kinds: Classes of layers.
@@ -67,24 +77,30 @@ def register(*kinds: type) -> Callable:
                 f"Received: {kind}"
             )
 
-    def decorator(rule: Callable) -> Callable:
+    def decorator(rule: R) -> R:
         _RULES.update(dict.fromkeys(kinds, rule))
         return rule
 
     return decorator
 
 
-def register_named(*names: str) -> Callable:
-    """`register` for layers of `keras.layers`, of which not every release has all."""
+def register_named(*names: str) -> Callable[[R], R]:
+    """`register` for layers of `keras.layers`, given by their names.
+
+    A name that this release of Keras does not have is left out.
+    """
     return register(
         *(getattr(keras.layers, name) for name in names if hasattr(keras.layers, name))
     )
 
 
-def register_operation(*names: str) -> Callable:
-    """`register` for operations of Keras, as in `a + b`, whose classes have no name."""
+def register_operation(*names: str) -> Callable[[R], R]:
+    """`register` for operations of Keras, as in `a + b`.
 
-    def decorator(rule: Callable) -> Callable:
+    Their classes are not public, so they are given by the names of the classes.
+    """
+
+    def decorator(rule: R) -> R:
         _OPERATION_RULES.update(dict.fromkeys(names, rule))
         return rule
 
@@ -96,7 +112,7 @@ def has_rule(layer: keras.Operation) -> bool:
     return find(layer) is not None
 
 
-def find(layer: keras.Operation) -> Callable | None:
+def find(layer: keras.Operation) -> Rule | None:
     """The rule for a layer or an operation, or `None`."""
     if is_operation(layer):
         return _OPERATION_RULES.get(type(layer).__name__)
@@ -105,24 +121,35 @@ def find(layer: keras.Operation) -> Callable | None:
 
 def is_operation(layer: Any) -> bool:
     """Whether it is an operation of Keras itself, as in `a + b`, and no layer."""
-    ours = type(layer).__module__.startswith("keras.")
-    return ours and not isinstance(layer, keras.Layer)
+    of_keras = type(layer).__module__.startswith("keras.")
+    return of_keras and not isinstance(layer, keras.Layer)
 
 
 def has_known_activation(layer: Any) -> bool:
-    """Whether the activation of a layer, if it has one, has a rule, too."""
+    """Whether the layer has no activation, or one whose derivative is known."""
     activation = getattr(layer, "activation", None)
     if activation is None or isinstance(activation, keras.Layer):
         return activation is None or has_rule(activation)
     return getattr(activation, "__module__", "").startswith("keras.")
 
 
-def pull(call: Call, args: Sequence, kwargs: dict) -> tuple[Any, list[Pullback]]:
-    """Calls the layer of `call`; returns its output and its pullbacks, last first."""
+def pull(
+    call: Call, args: Sequence[Any], kwargs: dict[str, Any]
+) -> tuple[Structure, list[Pullback]]:
+    """Calls the layer of `call`.
+
+    Args:
+        call: The call.
+        args: The arguments of the layer.
+        kwargs: Its keyword arguments.
+
+    Returns:
+        The output, and the pullbacks in the order in which they are applied.
+    """
     rule = find(call.layer)
     if rule is None:
         output, pullback = differentiate(call, args, kwargs)
         return output, [pullback]
-    output, found = rule(call, *args, **kwargs)
-    pullbacks = found if isinstance(found, (list, tuple)) else [found]
+    output, returned = rule(call, *args, **kwargs)
+    pullbacks = returned if isinstance(returned, Sequence) else [returned]
     return output, [p if isinstance(p, Pullback) else Pullback(p) for p in pullbacks]

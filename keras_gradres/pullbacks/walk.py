@@ -4,29 +4,32 @@
     for each pullback, last first:
         c[inputs] += pullback(c[output])
 
-Where paths join, their cotangents add up. Along with a cotangent goes what the
-structure says of it: the axes along which it is constant. A normalization gives no
-gradient to a sum that is constant along its axes: what comes out is rounding noise. So
+Where paths join, their cotangents add up. With each cotangent the walk carries the axes
+along which it is constant by structure. A normalization removes a cotangent that is
+constant along its axes: all that remains is rounding noise. So
 
-- where that is the sum of the branch's outputs itself, the sum is taken of what goes
-  into the normalization;
-- else the gradient of the branch vanishes, and the walk raises.
+- where the branch ends in a normalization, the sum of its outputs is replaced by the
+  sum of what goes into the normalization;
+- elsewhere the gradient of the branch vanishes, and the walk raises.
+
+The layers behind the sum that is differentiated are called trailing. The layers before
+it whose pullback is computed for one sample, because the cotangent is the same for all,
+are the affine tail.
 
 Usage:
 
-    p = Run(steps, slots, tensors, masks, second_order).gradient()
+    p = Run(links, slots, tensors, masks, second_order).gradient()
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
 from keras import ops
 
 from keras_gradres.pullbacks.masks import Masks
-from keras_gradres.pullbacks.rule import Axes, Pullback
-
-NOWHERE: Axes = frozenset()
+from keras_gradres.pullbacks.rule import NO_AXES, Pullback
+from keras_gradres.typing import Axes, Tensor, TensorFunction
 
 
 class VanishingGradientError(ValueError):
@@ -34,20 +37,20 @@ class VanishingGradientError(ValueError):
 
 
 class Slot:
-    """Stands for a tensor between two calls."""
+    """Stands for a tensor between two calls, or inside a call."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
-    """A pullback between two places of a branch.
+class Link:
+    """A pullback, and the slots of a branch that it links.
 
     Attributes:
         pullback: The `Pullback`.
         layer: The layer that it belongs to.
         outputs: The slots of the cotangents that it takes.
-        specs: Their ranks and dtypes.
-        inputs: The slots of the cotangents that it gives.
-        input_ranks: Their ranks.
+        specs: The ranks and dtypes of these.
+        inputs: The slots of the cotangents that it returns.
+        input_ranks: The ranks of these.
     """
 
     pullback: Pullback
@@ -60,44 +63,47 @@ class Step:
 
 @dataclasses.dataclass
 class _Cotangent:
-    """A cotangent on its way.
+    """A cotangent, and what the structure says of it.
 
     Attributes:
-        value: The tensor; its batch size may be 1 for all samples.
-        constant: The axes along which it is constant by structure, but for masks.
-        lost: The layers that have taken all of it, so that `value` is rounding noise.
+        value: The tensor. Its batch size is 1 where it is the same for all samples.
+        constant: The axes along which it is constant by structure, apart from masks.
+        removed_by: The layers that removed all of it, so that `value` is rounding
+            noise. Empty where something of it remains.
     """
 
-    value: Any
-    constant: Axes = NOWHERE
-    lost: tuple = ()
+    value: Tensor
+    constant: Axes = NO_AXES
+    removed_by: tuple[Any, ...] = ()
 
     def __add__(self, other: "_Cotangent") -> "_Cotangent":
-        lost = self.lost + other.lost if self.lost and other.lost else ()
+        removed_by: tuple[Any, ...] = ()
+        if self.removed_by and other.removed_by:
+            removed_by = self.removed_by + other.removed_by
         value = self.value + other.value
-        return _Cotangent(value, self.constant & other.constant, lost)
+        return _Cotangent(value, self.constant & other.constant, removed_by)
 
 
 class Run:
     """One call of a branch: its output, and the way back.
 
     Args:
-        steps: The steps of the call, in the order of the forward pass.
-        slots: Those of the branch's input and output.
+        links: The pullbacks of the call, in the order of the forward pass.
+        slots: The slots of the branch's input and output.
         tensors: The input and the output.
-        masks: What reads the masks of tensors.
-        second_order: Whether gradients flow through what comes back.
+        masks: Reads the masks of tensors.
+        second_order: Whether gradients flow through the gradient of the branch.
     """
 
     def __init__(
         self,
-        steps: list[Step],
+        links: list[Link],
         slots: tuple[Slot, Slot],
-        tensors: tuple[Any, Any],
+        tensors: tuple[Tensor, Tensor],
         masks: Masks,
         second_order: bool,
     ):
-        self._steps = steps
+        self._links = links
         self._input_slot, self._output_slot = slots
         self._input, self.output = tensors
         self._masks = masks
@@ -105,73 +111,77 @@ class Run:
 
     @property
     def is_certain(self) -> bool:
-        """Whether the structure tells all of whether the gradient vanishes."""
-        return all(step.pullback.constant is not None for step in self._steps)
+        """Whether the structure alone shows if the gradient vanishes."""
+        return all(link.pullback.constant is not None for link in self._links)
 
-    def gradient(self, seed: Callable | None = None) -> Any:
+    def gradient(self, seed: TensorFunction | None = None) -> Tensor:
         """P = J^T 1, the gradient of the sum of the outputs, of the shape of x.
 
         Masked outputs are left out of the sum. Where the branch ends in a
-        normalization, it is the sum of what goes into it.
+        normalization, the sum is that of what goes into it.
 
         Args:
-            seed: From a tensor to the cotangent there, for another one than 1.
+            seed: From a tensor that is summed to its cotangent, if that is not to be 1.
 
         Raises:
             ValueError: if p vanishes whatever x is.
         """
-        seeds: dict[Slot, _Cotangent] = {}
-        for slot, tensor in self._summed():
-            c = self._ones(tensor) if seed is None else seed(tensor)
-            self._add(seeds, slot, _Cotangent(c, _all_axes(len(tensor.shape))))
-        found, _ = self._walk(seeds)
-        return self._finished(found)
+        cotangent, _ = self._walk(self._seeds(seed or self._ones))
+        return self._finished(cotangent)
 
-    def pull(self, c: Any) -> Any:
-        """J^T c, for a cotangent of the output."""
-        found, _ = self._walk({self._output_slot: _Cotangent(c)})
-        return None if found is None else found.value
+    def pull(self, c: Tensor) -> Tensor | None:
+        """J^T c, for a cotangent of the output; `None` for zero."""
+        cotangent, _ = self._walk({self._output_slot: _Cotangent(c)})
+        return None if cotangent is None else cotangent.value
 
     def parts(self) -> dict[str, list[str]]:
-        """The names of the layers, by what becomes of them; see `GradientResidual`."""
-        seeds: dict[Slot, _Cotangent] = {}
-        for slot, tensor in self._summed():
-            axes = _all_axes(len(tensor.shape))
-            self._add(seeds, slot, _Cotangent(self._ones(tensor), axes))
-        _, kinds = self._walk(seeds)
+        """The names of the layers, by kind; see `GradientResidual.parts`."""
+        _, kinds_of = self._walk(self._seeds(self._ones))
         parts: dict[str, list[str]] = {
             "closed_form": [],
             "affine_tail": [],
             "trailing": [],
             "automatic_differentiation": [],
         }
-        for layer in {id(s.layer): s.layer for s in self._steps}.values():
-            found = kinds.get(id(layer), {"trailing"})
-            kind = next(k for k in reversed(_RANKING) if k in found)
+        for layer in {id(link.layer): link.layer for link in self._links}.values():
+            kinds = kinds_of.get(id(layer), {"trailing"})
+            kind = next(k for k in reversed(_RANKING) if k in kinds)
             parts[kind].append(layer.name)
         return parts
 
-    def _summed(self):
-        """Slots and tensors whose sum is differentiated."""
-        producer = {slot: step for step in self._steps for slot in step.outputs}
+    def _seeds(self, seed: TensorFunction) -> dict[Slot, _Cotangent]:
+        """The cotangents where the walk begins."""
+        seeds: dict[Slot, _Cotangent] = {}
+        for slot, tensor in self._summands():
+            axes = _all_axes(len(tensor.shape))
+            self._add(seeds, slot, _Cotangent(seed(tensor), axes))
+        return seeds
 
-        def before_normalization(slot):
-            step = producer.get(slot)
-            if step is None or len(step.outputs) > 1:
+    def _summands(self) -> list[tuple[Slot, Tensor]]:
+        """The tensors whose sum is differentiated, and their slots."""
+        producers = {slot: link for link in self._links for slot in link.outputs}
+
+        def before_normalization(slot: Slot) -> list[tuple[Slot, Tensor]]:
+            """What goes into the normalizations that `slot` sums, if it only sums."""
+            link = producers.get(slot)
+            if link is None or len(link.outputs) > 1:
                 return []
-            pullback = step.pullback
+            pullback = link.pullback
             if pullback.normalizes is not None:
-                (slot,) = step.inputs
+                (slot,) = link.inputs
                 return before_normalization(slot) or [(slot, pullback.before)]
-            if not _keeps_sum(step):
+            if not _keeps_sum(link):
                 return []
-            found = [before_normalization(slot) for slot in step.inputs]
-            return [pair for pairs in found for pair in pairs] if all(found) else []
+            by_input = [before_normalization(slot) for slot in link.inputs]
+            if not all(by_input):
+                return []
+            return [summand for summands in by_input for summand in summands]
 
-        found = before_normalization(self._output_slot)
-        return found or [(self._output_slot, self.output)]
+        summands = before_normalization(self._output_slot)
+        return summands or [(self._output_slot, self.output)]
 
-    def _ones(self, tensor):
+    def _ones(self, tensor: Tensor) -> Tensor:
+        """1 for each entry of a sample that its mask does not leave out, else 0."""
         ones = ops.ones((1, *ops.shape(tensor)[1:]), dtype=tensor.dtype)
         mask = self._masks.of(tensor)
         if mask is None:
@@ -180,78 +190,88 @@ class Run:
             mask = ops.expand_dims(mask, -1)
         return ones * ops.cast(mask, tensor.dtype)
 
-    def _walk(self, cotangents):
+    def _walk(
+        self, cotangents: dict[Slot, _Cotangent]
+    ) -> tuple[_Cotangent | None, dict[int, set[str]]]:
+        """The cotangent of the input, `None` for zero; by layer, the kinds it has."""
         kinds: dict[int, set[str]] = {}
-        for step in reversed(self._steps):
-            given = [cotangents.pop(slot, None) for slot in step.outputs]
-            if all(c is None for c in given):
+        for link in reversed(self._links):
+            taken = [cotangents.pop(slot, None) for slot in link.outputs]
+            present = [c for c in taken if c is not None]
+            if not present:
                 continue
             values = [
-                c and ops.cast(c.value, dtype)
-                for c, (_, dtype) in zip(given, step.specs, strict=True)
+                None if c is None else ops.cast(c.value, dtype)
+                for c, (_, dtype) in zip(taken, link.specs, strict=True)
             ]
-            pullback = step.pullback
-            found = pullback.function(values[0] if len(values) == 1 else values)
-            found = found if isinstance(found, (list, tuple)) else [found]
-            before = given[0].constant if len(given) == 1 else NOWHERE
-            after = pullback.constant(before) if pullback.constant else NOWHERE
-            lost = _lost(step, [c for c in given if c is not None], before)
-            for slot, value in zip(step.inputs, found, strict=True):
+            pullback = link.pullback
+            products = pullback.function(values[0] if len(values) == 1 else values)
+            products = products if isinstance(products, (list, tuple)) else [products]
+            before = present[0].constant if len(taken) == 1 else NO_AXES
+            after = pullback.constant(before) if pullback.constant else NO_AXES
+            removed_by = _removed_by(link, present, before)
+            for slot, value in zip(link.inputs, products, strict=True):
                 if value is not None:
-                    self._add(cotangents, slot, _Cotangent(value, after, lost))
+                    self._add(cotangents, slot, _Cotangent(value, after, removed_by))
             kind = "closed_form"
-            if all(v is None or v.shape[0] == 1 for v in [*values, *found]):
+            if all(v is None or v.shape[0] == 1 for v in [*values, *products]):
                 kind = "affine_tail"
             if pullback.automatic:
                 kind = "automatic_differentiation"
-            kinds.setdefault(id(step.layer), set()).add(kind)
+            kinds.setdefault(id(link.layer), set()).add(kind)
         return cotangents.get(self._input_slot), kinds
 
     @staticmethod
-    def _add(cotangents, slot, c):
+    def _add(cotangents: dict[Slot, _Cotangent], slot: Slot, c: _Cotangent) -> None:
         cotangents[slot] = cotangents[slot] + c if slot in cotangents else c
 
-    def _finished(self, c):
+    def _finished(self, c: _Cotangent | None) -> Tensor:
+        """The cotangent of the input as p: checked, and in the shape of the input."""
         x = self._input
         if c is None:
             return ops.zeros_like(x)
-        if c.lost:
+        if c.removed_by:
             raise VanishingGradientError(
-                "The gradient of `branch` is zero whatever its input is, since "
-                f"{_described(c.lost)} takes out what all entries of a sum have in "
-                "common, and what follows gives it such a sum. Put an activation after "
-                "it, or take it out; a BatchNormalization can be frozen "
-                "(`trainable = False`), too. Or use a `residual` without gradient."
+                "The gradient of `branch` is zero whatever its input is. The cause is "
+                f"{_described(c.removed_by)}: the sum of the branch's outputs gives "
+                "equal weight to all entries that are normalized together, and such a "
+                "sum does not depend on the input. Put an activation after it, or take "
+                "it out. A BatchNormalization can also be frozen (`trainable = False`)."
+                " Or use a `residual` without gradient."
             )
         p = ops.broadcast_to(ops.cast(c.value, x.dtype), ops.shape(x))
         return p if self._second_order else ops.stop_gradient(p)
 
 
-# What is said of a layer with several steps: the last of these that holds.
+# The kind of a layer that has several pullbacks is the last of these that one has.
 _RANKING = ("trailing", "affine_tail", "closed_form", "automatic_differentiation")
 
 
-def _keeps_sum(step):
-    """Whether the inputs are summed with equal weights where the outputs are."""
-    if step.pullback.constant is None:
+def _keeps_sum(link: Link) -> bool:
+    """Whether a sum of the outputs is a sum of the inputs with equal weights."""
+    if link.pullback.constant is None:
         return False
-    after = step.pullback.constant(_all_axes(step.specs[0][0]))
-    return all(_all_axes(rank) <= after for rank in step.input_ranks)
+    after = link.pullback.constant(_all_axes(link.specs[0][0]))
+    return all(_all_axes(rank) <= after for rank in link.input_ranks)
 
 
-def _lost(step, given, constant):
-    pullback = step.pullback
+def _removed_by(
+    link: Link, cotangents: list[_Cotangent], constant: Axes
+) -> tuple[Any, ...]:
+    """The layers that removed all of the cotangents that the link returns."""
+    pullback = link.pullback
     normalizes = pullback.normalizes if pullback.active else None
     if normalizes is not None and normalizes <= constant:
-        return (step.layer,)
-    lost = [c.lost for c in given]
-    return sum(lost, ()) if all(lost) else ()
+        return (link.layer,)
+    if not all(c.removed_by for c in cotangents):
+        return ()
+    return tuple(layer for c in cotangents for layer in c.removed_by)
 
 
-def _all_axes(rank):
+def _all_axes(rank: int) -> Axes:
     return frozenset(range(rank))
 
 
-def _described(layers):
+def _described(layers: Iterable[Any]) -> str:
     names = dict.fromkeys(f"'{x.name}' (of type {type(x).__name__})" for x in layers)
     return "layer " + " and layer ".join(names)
