@@ -1,3 +1,4 @@
+import contextlib
 import os
 
 import pytest
@@ -17,6 +18,16 @@ os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
+def pytest_report_header(config):
+    """How long it takes, where all is to run."""
+    selected = config.option.keyword or not all(map(os.path.isdir, config.args))
+    if not selected:
+        return (
+            "duration: 5 to 15 minutes on one backend, with `-n 2` on two idle cores; "
+            "JAX takes longest, and half of that where its compilations are cached"
+        )
+
+
 def pytest_collection_modifyitems(items):
     import keras
 
@@ -31,6 +42,23 @@ def pytest_collection_modifyitems(items):
         name = item.nodeid.rpartition("/")[2]
         if name in reasons:
             item.add_marker(pytest.mark.xfail(reason=reasons[name], strict=False))
+
+
+@pytest.fixture
+def dtype_policy():
+    """Sets the policy of Keras within a `with` statement; then the former is back."""
+    import keras
+
+    @contextlib.contextmanager
+    def use(name):
+        former = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(name)
+        try:
+            yield
+        finally:
+            keras.config.set_dtype_policy(former)
+
+    return use
 
 
 @pytest.fixture(autouse=True)

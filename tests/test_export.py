@@ -3,19 +3,17 @@
 Each export is tried in plain Keras first, to tell our failures from Keras's own.
 """
 
-import pathlib
-
 import export_cases
 import keras
 import numpy as np
 import pytest
 from export_cases import BACKEND, FORMATS, LIMITS, MODELS, PLAIN, VARIANTS
-from helpers import keras_before, require_extra
+from helpers import ROOT, keras_before, require_extra
 from keras import layers, ops
 
 from keras_gradres.layers import GradientResidual
 
-DOCS = pathlib.Path(__file__).parent.parent / "docs"
+DOCS = ROOT / "docs"
 if keras_before(3, 15):
     pytest.skip("older releases of Keras export to less", allow_module_level=True)
 # Converters warn of what they are themselves made of.

@@ -14,13 +14,13 @@ import venv
 import zipfile
 
 import pytest
+from helpers import ROOT
 
 import keras_gradres
 
 pytest.importorskip("twine", reason="`tox run -e package` runs it, which has twine")
 
 pytestmark = pytest.mark.slow
-ROOT = pathlib.Path(__file__).parents[1]
 # tanh(x w) with w = 1 has the direction g = 1, and s = sigmoid(0) = 1/2.
 CODE = """
 import json, pathlib

@@ -1,17 +1,13 @@
 """The large schedules in miniature: their images, and training that is interrupted."""
 
-import pathlib
 import pickle
-import sys
 
 import keras
 import numpy as np
 import pytest
-from helpers import require_extra
+from helpers import require_studies
 
-sys.path.append(str(pathlib.Path(__file__).parents[1]))
-
-require_extra("bench", "PIL", "scipy", "tqdm")
+require_studies("PIL", "scipy", "tqdm")
 
 from PIL import Image  # noqa: E402
 

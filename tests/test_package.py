@@ -11,10 +11,10 @@ import sys
 import keras
 import pytest
 from conftest import BACKENDS
+from helpers import ROOT
 
 import keras_gradres
 
-ROOT = pathlib.Path(__file__).parents[1]
 CODE = """
 import json, os, random, sys, time, warnings
 import keras, numpy as np
