@@ -2,7 +2,7 @@
 
 As the field does: reduced by bicubic interpolation with antialiasing, and PSNR and SSIM
 taken of the luminance, without `scale` pixels at each edge. scikit-image and Pillow do
-the work; `tests/test_benchmarks.py` compares with Keras's own and with the published
+the work; `tests/test_study_data.py` compares with Keras's own and with the published
 numbers of bicubic interpolation.
 """
 

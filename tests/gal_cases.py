@@ -4,7 +4,6 @@ import keras
 import numpy as np
 from keras import layers
 
-MODES = [{"jit_compile": True}, {"jit_compile": False}, {"run_eagerly": True}]
 MODE_IDS = ["jit", "graph", "eager"]
 # Without, JAX compiles each operation by itself; with, the others take long.
 QUICK = {"jit_compile": keras.backend.backend() == "jax"}

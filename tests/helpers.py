@@ -1,6 +1,8 @@
 """What several test files need."""
 
 import importlib.util
+import pathlib
+import sys
 
 import keras
 import numpy as np
@@ -8,6 +10,11 @@ import pytest
 from keras import ops
 
 from keras_gradres import backend
+
+ROOT = pathlib.Path(__file__).parents[1]
+# What `compile` can be told about how a step runs.
+MODES = [{"jit_compile": True}, {"jit_compile": False}, {"run_eagerly": True}]
+to_numpy = ops.convert_to_numpy
 
 
 def keras_before(*version):
@@ -24,6 +31,20 @@ def require_extra(extra, *modules):
     if missing:
         reason = f"needs {', '.join(missing)}: install the extra `{extra}`"
         pytest.skip(reason, allow_module_level=True)
+
+
+def importable(folder="."):
+    """Makes modules of this folder of the repository importable.
+
+    It goes to the end: an installed package comes before the folder of that name.
+    """
+    sys.path.append(str(ROOT / folder))
+
+
+def require_studies(*modules):
+    """Makes `benchmarks` importable; skips where what it needs is not installed."""
+    importable()
+    require_extra("bench", *modules)
 
 
 def gradients(loss, variables):
@@ -66,6 +87,12 @@ def vjp(layer, x, cotangent, *, second_order=False, **call_arguments):
     )
     (p,) = pullback([cotangent(y) if callable(cotangent) else cotangent])
     return y, p
+
+
+def piecewise(*rates):
+    """A schedule of these rates, step by step; the last one stays."""
+    steps = list(range(len(rates) - 1))
+    return keras.optimizers.schedules.PiecewiseConstantDecay(steps, list(rates))
 
 
 def frozen_state(layer, function):

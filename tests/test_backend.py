@@ -9,26 +9,16 @@ import weakref
 import keras
 import numpy as np
 import pytest
-from helpers import frozen_state, gradients, penalty, vjp
+from backend_cases import X, tensor
+from helpers import frozen_state, gradients, penalty, to_numpy, vjp
 from keras import layers, ops
 
-from keras_gradres import backend
 from keras_gradres.layers import GradientResidual
-
-X = np.array([[0.5, -1.0], [2.0, 0.25]], "float32")
 
 
 def _built(layer, shape=(None, 2)):
     layer.build(shape)
     return layer
-
-
-def _tensor(x=X, dtype="float32"):
-    return ops.convert_to_tensor(x, dtype=dtype)
-
-
-def _numpy(x):
-    return ops.convert_to_numpy(x)
 
 
 def _square():
@@ -50,12 +40,12 @@ def test_value_and_product(second_order):
     # c = (1, 10): W c = (21, 43), J^T c = 2 x (21, 43).
     c = np.array([[1.0, 10.0]], "float32")
     expected = 2 * X * np.array([21, 43])
-    for cotangent in (_tensor(c), lambda y: ops.broadcast_to(_tensor(c), ops.shape(y))):
+    for cotangent in (tensor(c), lambda y: ops.broadcast_to(tensor(c), ops.shape(y))):
         y, p = vjp(
-            _square(), _tensor(), cotangent, second_order=second_order, training=True
+            _square(), tensor(), cotangent, second_order=second_order, training=True
         )
-        np.testing.assert_allclose(_numpy(y), X**2 @ [[1, 2], [3, 4]], rtol=1e-6)
-        np.testing.assert_allclose(_numpy(p), expected, rtol=1e-6)
+        np.testing.assert_allclose(to_numpy(y), X**2 @ [[1, 2], [3, 4]], rtol=1e-6)
+        np.testing.assert_allclose(to_numpy(p), expected, rtol=1e-6)
 
 
 def test_orders_of_the_gradient():
@@ -97,7 +87,7 @@ def test_gradient_flows_to_the_cotangent_at_second_order():
     layer = _square()
 
     def loss():
-        y, p = vjp(layer, _tensor(), c + 0.0, second_order=True)
+        y, p = vjp(layer, tensor(), c + 0.0, second_order=True)
         return ops.sum(p) + 0.0 * ops.sum(y)
 
     (dc,) = gradients(loss, [c])
@@ -109,8 +99,8 @@ def test_constant_layer_has_zero_product():
         layers.Lambda(lambda x: ops.zeros_like(x)),
         layers.Lambda(lambda x: ops.stop_gradient(x)),
     ):
-        _, p = vjp(_built(layer), _tensor(), ops.ones_like)
-        np.testing.assert_array_equal(_numpy(p), np.zeros_like(X))
+        _, p = vjp(_built(layer), tensor(), ops.ones_like)
+        np.testing.assert_array_equal(to_numpy(p), np.zeros_like(X))
 
 
 class Counting(keras.Layer):
@@ -146,8 +136,8 @@ def test_layer_is_called_once():
         call()
         return [np.array(v.numpy()) for v in branch.variables]
 
-    expected = state(lambda: branch(_tensor(), training=True))
-    found = state(lambda: vjp(branch, _tensor(), ops.ones_like, training=True))
+    expected = state(lambda: branch(tensor(), training=True))
+    found = state(lambda: vjp(branch, tensor(), ops.ones_like, training=True))
     assert any((a != b).any() for a, b in zip(initial, expected, strict=True))
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
@@ -159,8 +149,8 @@ def test_losses_are_kept():
     layer = _built(keras.Sequential([dense, layers.Dense(2)]))
     kernel, bias = dense.get_weights()
     expected = penalty(X @ kernel + bias)
-    vjp(layer, _tensor(), ops.ones_like)
-    losses = [_numpy(loss) for loss in layer.losses]
+    vjp(layer, tensor(), ops.ones_like)
+    losses = [to_numpy(loss) for loss in layer.losses]
     np.testing.assert_allclose(losses, [expected], rtol=1e-5)
 
 
@@ -173,7 +163,7 @@ def test_losses_keep_their_ids():
     layer = _built(keras.Sequential([dense]))
     scope = keras.StatelessScope(collect_losses=True)
     with scope:
-        vjp(layer, _tensor(), ops.ones_like)
+        vjp(layer, tensor(), ops.ones_like)
     losses = [weakref.ref(loss) for loss in scope.losses]
     assert len(losses) == 1
     del scope
@@ -196,13 +186,13 @@ def test_float32_layer_in_a_half_precision_layer_keeps_its_weights():
 
     Outer(dtype="mixed_bfloat16")(np.ones((1, 1)))
     for value in found:
-        np.testing.assert_array_equal(_numpy(value), kernel)
+        np.testing.assert_array_equal(to_numpy(value), kernel)
 
 
 def test_cotangent_has_the_dtype_of_the_output():
     for dtype in ("float16", "bfloat16"):
         layer = _built(layers.Dense(2, dtype=dtype, activation="relu"))
-        y, p = vjp(layer, _tensor(dtype=dtype), _tensor(np.ones((1, 2))))
+        y, p = vjp(layer, tensor(dtype=dtype), tensor(np.ones((1, 2))))
         assert keras.backend.standardize_dtype(y.dtype) == dtype
         assert keras.backend.standardize_dtype(p.dtype) == dtype
 
@@ -241,13 +231,13 @@ def test_no_gradient_is_left_where_none_is_recorded():
     import torch
 
     layer = GradientResidual([layers.Dense(3, activation="tanh"), layers.Dense(2)])
-    expected = _numpy(layer(X))
+    expected = to_numpy(layer(X))
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
             x = torch.tensor(X)
             y = layer(x)
         assert not y.requires_grad
-        np.testing.assert_allclose(_numpy(y), expected, rtol=1e-6)
+        np.testing.assert_allclose(to_numpy(y), expected, rtol=1e-6)
 
 
 def test_unrecorded_outer_gradient_of_a_constant_input():
@@ -296,107 +286,3 @@ def test_nested_state_moves_once():
     frozen_state(outer, lambda: None)()
     outer(X, training=True)
     assert inner.branch.layers[1].count.numpy() == 1
-
-
-# --- the hook, and the gradient inside it ---
-
-
-def _through_a_hook(backward, *operands):
-    """The gradient at x of the sum of 3 hook(x), and whether the hook was pending."""
-    x = keras.Variable(X)
-    states = []
-
-    def loss():
-        hooked, is_pending = backend.gradient_hook(x + 0, backward, *operands)
-        states.append(is_pending)
-        states.append(is_pending())
-        return ops.sum(3 * hooked)
-
-    found = gradients(loss, [x])[0]
-    return found, states
-
-
-def test_hook_sees_and_replaces_the_gradient():
-    seen = []
-
-    def backward(dx, factor, pair):
-        seen.append(dx)
-        return dx * factor + pair["a"] * _tensor()
-
-    operands = (_tensor(2.0), {"a": _tensor(5.0), "b": [_tensor(1.0)]})
-    found, (_, pending) = _through_a_hook(backward, *operands)
-    assert pending
-    np.testing.assert_allclose(found, 3 * 2 + 5 * X, rtol=1e-6)
-    assert len(seen) == 1
-    # Half a value is cast to the dtype of x.
-    found, _ = _through_a_hook(lambda dx: ops.cast(dx, "float16"))
-    np.testing.assert_array_equal(found, np.full_like(X, 3))
-
-
-def test_hook_changes_no_value_and_nothing_else():
-    hooked, is_pending = backend.gradient_hook(_tensor(), lambda dx: 0 * dx)
-    np.testing.assert_array_equal(_numpy(hooked), X)
-    gc.collect()
-    assert not is_pending()
-    # Other uses of the same tensor are not hooked.
-    x = keras.Variable(X)
-
-    def loss():
-        y = ops.square(x)
-        hooked, _ = backend.gradient_hook(y, lambda dx: 0 * dx)
-        return ops.sum(7 * hooked + y)
-
-    np.testing.assert_allclose(gradients(loss, [x])[0], 2 * X, rtol=1e-6)
-
-
-def test_hook_is_not_pending_afterwards():
-    _, (is_pending, before) = _through_a_hook(lambda dx: dx)
-    gc.collect()
-    assert (before, is_pending()) == (True, False)
-
-
-def test_operands_carry_no_gradient():
-    x = keras.Variable(X)
-
-    def loss():
-        hooked, _ = backend.gradient_hook(
-            x + 0, lambda dx, z: dx + z, ops.square(x) + 0
-        )
-        return ops.sum(hooked)
-
-    np.testing.assert_allclose(gradients(loss, [x])[0], 1 + X**2, rtol=1e-6)
-
-
-@pytest.mark.parametrize("inside", [False, True])
-def test_value_and_grad(inside):
-    # f(a, b, c) = sum(a^2) b: df/da = 2 a b, df/db = sum(a^2), df/dc = 0.
-    tensors = [_tensor(), _tensor(3.0), _tensor([1.0, 2.0])]
-
-    def differentiate():
-        return backend.value_and_grad(
-            lambda t: (ops.sum(ops.square(t[0])) * t[1], {"twice": 2 * t[0]}), tensors
-        )
-
-    if inside:
-        results = []
-
-        def backward(dx):
-            value, extra, found = differentiate()
-            results.extend([value, extra["twice"], *found])
-            return dx + found[0]
-
-        found, _ = _through_a_hook(backward)
-        np.testing.assert_allclose(found, 3 + 6 * X, rtol=1e-6)
-        return
-    value, extra, found = differentiate()
-    np.testing.assert_allclose(_numpy(value), 3 * np.square(X).sum(), rtol=1e-6)
-    np.testing.assert_allclose(_numpy(extra["twice"]), 2 * X, rtol=1e-6)
-    expected = [6 * X, np.square(X).sum(), np.zeros(2)]
-    for a, b in zip(found, expected, strict=True):
-        np.testing.assert_allclose(_numpy(a), b, rtol=1e-6)
-
-
-def test_value_and_grad_of_a_constant():
-    value, _, found = backend.value_and_grad(lambda t: (_tensor(2.0), ()), [_tensor()])
-    assert float(_numpy(value)) == 2
-    np.testing.assert_array_equal(_numpy(found[0]), 0 * X)

@@ -7,7 +7,7 @@ layers take, and no samples at all.
 import keras
 import numpy as np
 import pytest
-from helpers import gradients, penalty
+from helpers import gradients, penalty, to_numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
@@ -19,7 +19,6 @@ from keras_gradres.layers import (
 )
 from keras_gradres.layers.residuals import RESIDUALS
 
-NUMPY = ops.convert_to_numpy
 RNG = np.random.default_rng(0)
 PADDED = RNG.normal(size=(4, 5, 6)).astype("float32")
 PADDED[1, 3:] = 0
@@ -71,8 +70,8 @@ def test_mask_made_in_the_branch(name, residual):
     layer = GradientResidual(make(), residual)
     layer.build(PADDED.shape)
     layer.branch.set_weights(plain.get_weights())
-    expected = NUMPY(plain(PADDED, training=True))
-    found = NUMPY(layer(PADDED, training=True))
+    expected = to_numpy(plain(PADDED, training=True))
+    found = to_numpy(layer(PADDED, training=True))
     if residual == "identity":
         found = found - PADDED
     if residual != "gradient":
@@ -91,7 +90,7 @@ def test_masked_outputs_are_left_out_of_the_sum():
     mask = PADDED.any(axis=-1, keepdims=True)
     h = np.tanh(PADDED @ w + b)
     p = (mask * (1 - h**2) * w2.sum(axis=1)) @ w.T * mask
-    found = NUMPY(layer(PADDED)) - NUMPY(layer.branch(PADDED))
+    found = to_numpy(layer(PADDED)) - to_numpy(layer.branch(PADDED))
     np.testing.assert_allclose(found, p, rtol=1e-4, atol=1e-5)
 
 
@@ -105,9 +104,9 @@ def test_losses_of_the_layers_are_those_of_a_plain_model():
         )
         layer = GradientResidual([dense, _tanh()])
         layer(x)
-        expected = penalty(NUMPY(dense(x)))
+        expected = penalty(to_numpy(dense(x)))
         layer(x)
-        losses = [float(NUMPY(loss)) for loss in layer.losses]
+        losses = [float(to_numpy(loss)) for loss in layer.losses]
         np.testing.assert_allclose(losses, [expected], rtol=1e-5)
 
 
@@ -159,7 +158,7 @@ def test_lora_kernel_is_the_one_that_is_differentiated():
     w = w + a @ c  # alpha / rank = 1
     h = np.tanh(x @ w + b)
     p = ((1 - h**2) * w2.sum(axis=1)) @ w.T
-    found = NUMPY(layer(x)) - NUMPY(layer.branch(x))
+    found = to_numpy(layer(x)) - to_numpy(layer.branch(x))
     np.testing.assert_allclose(found, p, rtol=1e-4, atol=1e-4)
 
 
@@ -175,8 +174,8 @@ def test_built_for_one_rank_and_called_with_another(built, called, residual):
     if block.gamma is not None:
         block.gamma.assign([0.5, -1.0, 2.0, 0.0])
     x = np.random.default_rng(0).normal(size=(2, *called, 4)).astype("float32")
-    rows = NUMPY(block(x.reshape(-1, 4))).reshape(x.shape)
-    np.testing.assert_allclose(NUMPY(block(x)), rows, rtol=1e-4, atol=1e-5)
+    rows = to_numpy(block(x.reshape(-1, 4))).reshape(x.shape)
+    np.testing.assert_allclose(to_numpy(block(x)), rows, rtol=1e-4, atol=1e-5)
 
 
 def test_dropout_of_a_functional_branch_drops():
@@ -187,13 +186,15 @@ def test_dropout_of_a_functional_branch_drops():
     inputs = np.zeros((5, 6), "float32") + PADDED[0, :1]
     layer(inputs)
     branch.set_weights([RNG.normal(size=w.shape) for w in branch.get_weights()])
-    expected = NUMPY(branch(inputs)) * np.array([0, 2])[:, None, None]
-    found = NUMPY(layer(inputs, training=True)) - inputs
+    expected = to_numpy(branch(inputs)) * np.array([0, 2])[:, None, None]
+    found = to_numpy(layer(inputs, training=True)) - inputs
     off = np.abs(found - expected)
     assert (off.min(0) < 1e-5).all()
     assert {0, 1} == set(off.argmin(0).ravel())
     np.testing.assert_allclose(
-        NUMPY(layer(inputs, training=False)) - inputs, NUMPY(branch(inputs)), atol=1e-5
+        to_numpy(layer(inputs, training=False)) - inputs,
+        to_numpy(branch(inputs)),
+        atol=1e-5,
     )
 
 
@@ -223,7 +224,8 @@ def test_gain_is_exactly_identity_at_the_start():
         identity.branch.set_weights(gain.branch.get_weights())
         for training in (False, True):
             np.testing.assert_array_equal(
-                NUMPY(gain(x, training=training)), NUMPY(identity(x, training=training))
+                to_numpy(gain(x, training=training)),
+                to_numpy(identity(x, training=training)),
             )
 
 
@@ -243,7 +245,7 @@ def test_gain_has_one_entry_for_each_feature(axis):
     shape = [1, 1, 1]
     shape[last] = -1
     expected = f + x + gamma.reshape(shape) * g
-    np.testing.assert_allclose(NUMPY(layer(x)), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(to_numpy(layer(x)), expected, rtol=1e-4, atol=1e-5)
     # d/dgamma of the sum of the outputs is the sum of g.
     (found,) = gradients(lambda: ops.sum(layer(x)), [layer.gamma])
     over = tuple(a for a in range(3) if a != last)

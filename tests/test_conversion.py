@@ -17,21 +17,19 @@ from conversion_models import (
     shared,
     within,
 )
-from helpers import gradients, keras_before
+from helpers import gradients, keras_before, to_numpy
 from keras import layers, ops
 
 from keras_gradres import conversion_report, convert
 from keras_gradres.layers import GradientResidual
 from keras_gradres.optimizers import GAL
 
-NUMPY = ops.convert_to_numpy
-
 
 def results(model, x, variables, training):
     """Outputs, and the variables after the call, which are put back."""
     before = [np.array(v.numpy()) for v in variables]
     keras.utils.set_random_seed(5)
-    outputs = keras.tree.map_structure(NUMPY, model(x, training=training))
+    outputs = keras.tree.map_structure(to_numpy, model(x, training=training))
     after = [np.array(v.numpy()) for v in variables]
     for variable, value in zip(variables, before, strict=True):
         variable.assign(value)
@@ -104,7 +102,7 @@ def test_convex_by_hand():
     g = p / np.linalg.norm(p, axis=1, keepdims=True)
     s = 1 / (1 + np.exp(1.5))
     expected = hidden @ w2 + b2 + (1 - s) * x + s * g
-    found = NUMPY(convert(model, "convex", alpha=-1.5)(x))
+    found = to_numpy(convert(model, "convex", alpha=-1.5)(x))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -312,7 +310,7 @@ def test_save_and_load(make, tmp_path):
         strict=True,
     )
     for a, b in pairs:
-        np.testing.assert_allclose(NUMPY(b), NUMPY(a), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(to_numpy(b), to_numpy(a), rtol=1e-5, atol=1e-6)
     # Shared layers are shared still.
     assert len(loaded.weights) == len(converted.weights)
 
@@ -346,19 +344,15 @@ def test_gal_on_top():
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
-def test_dtype_policies(policy):
-    old = keras.config.dtype_policy()
+def test_dtype_policies(policy, dtype_policy):
     if policy == "float64" and keras.backend.backend() == "jax":
         pytest.skip("JAX computes in float32 unless it is told otherwise at its start.")
-    keras.config.set_dtype_policy(policy)
-    try:
+    with dtype_policy(policy):
         x = keras.Input((4,))
         h = layers.Dense(4)(x)
         models = [resnet()]
         if policy != "float64":  # Keras takes a sum of float64 with + for float32.
             models.append(keras.Model(x, h + layers.Dense(4, activation="relu")(h)))
-    finally:
-        keras.config.set_dtype_policy(old)
     # The policy is that of the model, not that of the moment.
     pairs = [(model, convert(model)) for model in models]
     for a, b in pairs:

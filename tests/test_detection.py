@@ -1,19 +1,14 @@
 """The detector of the examples: its matching, its losses, and GAL on its boxes."""
 
-import pathlib
-import sys
-
 import keras
 import numpy as np
 import pytest
-from helpers import require_extra
+from helpers import importable, require_extra
 from keras import ops
 
 from keras_gradres.optimizers import GAL
 
-EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
-sys.path.append(str(EXAMPLES))
-
+importable("examples")
 require_extra("examples", "scipy")
 
 import detector  # noqa: E402

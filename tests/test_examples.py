@@ -1,7 +1,6 @@
 """The example of the README runs; the loops of the examples do what `fit` does."""
 
 import functools
-import pathlib
 import re
 import runpy
 import subprocess
@@ -10,11 +9,11 @@ import sys
 import keras
 import numpy as np
 import pytest
-from helpers import require_extra
+from helpers import ROOT, require_extra
 
 from keras_gradres.optimizers import GAL
 
-FOLDER = pathlib.Path(__file__).parents[1] / "examples"
+FOLDER = ROOT / "examples"
 SCRIPT = FOLDER / f"custom_loop_{keras.backend.backend()}.py"
 
 

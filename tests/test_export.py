@@ -3,19 +3,19 @@
 Each export is tried in plain Keras first, to tell our failures from Keras's own.
 """
 
-import pathlib
-
 import export_cases
+import export_models
 import keras
 import numpy as np
 import pytest
-from export_cases import BACKEND, FORMATS, LIMITS, MODELS, PLAIN, VARIANTS
-from helpers import keras_before, require_extra
+from export_cases import BACKEND, FORMATS, LIMITS
+from export_models import MODELS, PLAIN, VARIANTS
+from helpers import ROOT, keras_before, require_extra
 from keras import layers, ops
 
 from keras_gradres.layers import GradientResidual
 
-DOCS = pathlib.Path(__file__).parent.parent / "docs"
+DOCS = ROOT / "docs"
 if keras_before(3, 15):
     pytest.skip("older releases of Keras export to less", allow_module_level=True)
 # Converters warn of what they are themselves made of.
@@ -43,16 +43,16 @@ def _need(form):
 
 def _check(model, form, folder, shapes, sizes=None):
     traced, *_ = shapes
-    inputs = [export_cases.inputs(shape) for shape in shapes]
+    inputs = [export_models.inputs(shape) for shape in shapes]
     expected = [model.predict(x, verbose=0) for x in inputs]
-    run = FORMATS[form](model, folder, export_cases.inputs(traced), sizes)
+    run = FORMATS[form](model, folder, export_models.inputs(traced), sizes)
     for x, y in zip(inputs, expected, strict=True):
         np.testing.assert_allclose(run(x), y, rtol=0, atol=1e-5)
 
 
 def _check_as_far_as_keras_can(form, name, variant, folder):
     case, limit = MODELS[name], LIMITS.get((BACKEND, form, name))
-    model = export_cases.make(name, variant)
+    model = export_models.make(name, variant)
     if limit is None:
         _check(model, form, folder, [case.traced, case.other])
     else:
@@ -68,7 +68,7 @@ def test_what_plain_keras_can(form, name, tmp_path):
         case = MODELS[name]
         with pytest.raises(Exception, match=limit.error):
             _check(
-                export_cases.make(name, PLAIN),
+                export_models.make(name, PLAIN),
                 form,
                 tmp_path,
                 [case.traced, case.other],
@@ -97,10 +97,10 @@ def test_gradient_residuals_where_plain_keras_can(form, name, variant, tmp_path)
 def test_the_control_is_the_identity_residual(name):
     """Where the plain model differed, it would say nothing about ours."""
     ours = MODELS[name].make(residual="identity")
-    control = export_cases.make(name, PLAIN)
+    control = export_models.make(name, PLAIN)
     assert not any(isinstance(layer, GradientResidual) for layer in control.layers)
     ours.set_weights(control.get_weights())
-    x = export_cases.inputs(MODELS[name].other)
+    x = export_models.inputs(MODELS[name].other)
     np.testing.assert_allclose(
         ours.predict(x, verbose=0), control.predict(x, verbose=0), rtol=0, atol=1e-6
     )
@@ -109,7 +109,7 @@ def test_the_control_is_the_identity_residual(name):
 def _fallback(branch):
     x = keras.Input((5, 4))
     model = keras.Model(x, GradientResidual(branch, residual="convex")(x))
-    model(export_cases.inputs((2, 5, 4)))
+    model(export_models.inputs((2, 5, 4)))
     return model
 
 
@@ -141,7 +141,7 @@ def test_an_export_that_cannot_be_names_the_layer(form, name, tmp_path):
 
 def test_a_fallback_still_predicts_and_trains_after_a_failed_export(tmp_path):
     model = _fallback(FALLBACKS["LSTM"]())
-    x = export_cases.inputs((2, 5, 4))
+    x = export_models.inputs((2, 5, 4))
     before = model.predict(x, verbose=0)
     with pytest.raises(Exception):  # noqa: B017, PT011
         model.export(str(tmp_path / "model.onnx"), format="onnx", verbose=False)

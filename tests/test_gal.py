@@ -5,12 +5,11 @@ import pathlib
 import keras
 import numpy as np
 import pytest
-from helpers import Assign, Table, keras_before
+from helpers import MODES, Assign, Table, keras_before
 from keras import ops
 
 from keras_gradres.optimizers import GAL
 
-MODES = [{"jit_compile": True}, {"jit_compile": False}, {"run_eagerly": True}]
 REFERENCE = np.load(pathlib.Path(__file__).with_name("gal_reference.npz"))
 
 

@@ -102,17 +102,15 @@ def test_step_without_scale_loss():
 
 
 @pytest.mark.parametrize("by", ["hand", "policy"])
-def test_loss_scale_optimizer_around_gal(by):
+def test_loss_scale_optimizer_around_gal(by, dtype_policy):
     gal = optimizer = GAL("sgd")
     if by == "hand":
         optimizer = keras.optimizers.LossScaleOptimizer(gal)
-    else:
-        keras.config.set_dtype_policy("mixed_float16")
-    try:
-        with pytest.raises(RuntimeError, match="auto_scale_loss=False"):
-            _train(optimizer, gal.loss("mse"))
-    finally:
-        keras.config.set_dtype_policy("float32")
+    with (
+        dtype_policy("float32" if by == "hand" else "mixed_float16"),
+        pytest.raises(RuntimeError, match="auto_scale_loss=False"),
+    ):
+        _train(optimizer, gal.loss("mse"))
 
 
 def test_network_of_another_shape():

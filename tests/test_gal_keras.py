@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from gal_cases import (
     MODE_IDS,
-    MODES,
     assert_same,
     cross_entropy,
     fit,
@@ -13,7 +12,7 @@ from gal_cases import (
     make_model,
     network_variables,
 )
-from helpers import Table
+from helpers import MODES, Table
 from keras import ops
 
 from keras_gradres.callbacks import Diagnostics

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from gal_cases import (
     MODE_IDS,
-    MODES,
     QUICK,
     assert_same,
     cross_entropy,
@@ -21,6 +20,7 @@ from gal_cases import (
     make_model,
     network_variables,
 )
+from helpers import MODES
 from keras import layers, ops
 
 from keras_gradres.callbacks import Diagnostics
@@ -35,8 +35,9 @@ optimizers = keras.optimizers
 
 def test_model_with_its_own_loss_and_subclass():
     class Model(keras.Model):
-        def __init__(self):
+        def __init__(self, factor):
             super().__init__()
+            self.factor = factor
             self.dense = GradientResidualDense(activation="tanh")
             self.last = layers.Dense(3)
 
@@ -44,15 +45,25 @@ def test_model_with_its_own_loss_and_subclass():
             return self.last(self.dense(x))
 
         def compute_loss(self, x, y, y_pred, sample_weight, training=True):
-            return adjusted(y, y_pred) + 0.1 * ops.mean(ops.square(y_pred))
+            return adjusted(y, y_pred) + self.factor * ops.mean(ops.square(y_pred))
 
-    gal = GAL("sgd", alpha=0.5, output_shapes=[(None, 3)])
-    adjusted = gal.loss(cross_entropy())
-    model = Model()
-    model.compile(gal)
     x, y = make_data(8)
-    model.fit(x, y, verbose=0)
-    assert gal.diagnostics["remainder"] > 0
+    biases, remainders = [], []
+    for factor in (0.0, 0.1):
+        keras.utils.set_random_seed(0)
+        gal = GAL(optimizers.SGD(0.1), alpha=0.5, seed=0, output_shapes=[(None, 3)])
+        adjusted = gal.loss(cross_entropy())
+        model = Model(factor)
+        model.compile(gal)
+        outputs = ops.convert_to_numpy(model(x))
+        model.fit(x, y, verbose=0)
+        biases.append(model.last.bias.numpy())
+        remainders.append(gal.diagnostics["remainder"])
+    # One step of rate 0.1. The added term is no part of the remainder, and its gradient
+    # at the bias, of 0.1 mean(z^2) over three outputs, is not adjusted.
+    assert remainders[0] == pytest.approx(remainders[1], rel=1e-4) != 0
+    expected = -0.1 * 0.1 * 2 / 3 * outputs.mean(0)
+    np.testing.assert_allclose(biases[1] - biases[0], expected, rtol=1e-3, atol=1e-7)
 
 
 def test_model_with_its_own_train_step():
@@ -61,12 +72,16 @@ def test_model_with_its_own_train_step():
             self.steps = getattr(self, "steps", 0) + 1
             return super().train_step(*arguments)
 
-    inputs = keras.Input((6,))
-    model = Model(inputs, layers.Dense(3)(inputs))
-    gal = GAL("sgd", alpha=0.5)
-    fit(gal, model=model)
+    found = []
+    for kind in (keras.Model, Model):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((6,))
+        gal = GAL("sgd", alpha=0.5, seed=0)
+        model = fit(gal, model=kind(inputs, layers.Dense(3)(inputs)))
+        found.append([*model.get_weights(), gal.diagnostics["remainder"]])
     assert model.steps > 0
-    assert gal.diagnostics["remainder"] > 0
+    assert found[0][-1] > 0
+    assert_same(*found, rtol=1e-5, atol=1e-6)
 
 
 def test_keras_application():
@@ -86,16 +101,13 @@ def test_keras_application():
 
 @pytest.mark.parametrize("mode", MODES[1:], ids=MODE_IDS[1:])
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-def test_mixed_precision(policy, mode):
-    keras.config.set_dtype_policy(policy)
-    try:
+def test_mixed_precision(policy, mode, dtype_policy):
+    with dtype_policy(policy):
         inner = optimizers.SGD(0.1)
         if policy == "mixed_float16":
             inner = optimizers.LossScaleOptimizer(inner, initial_scale=2.0**10)
         gal = GAL(inner, alpha=0.5, seed=0)
         half = fit(gal, mode={**mode, "auto_scale_loss": False})
-    finally:
-        keras.config.set_dtype_policy("float32")
     assert gal.diagnostics["dropped"] == 0
     assert all(keras.backend.standardize_dtype(v.dtype) == "float32"
                for v in network_variables(gal))  # fmt: skip

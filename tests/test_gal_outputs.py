@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from gal_cases import (
     MODE_IDS,
-    MODES,
     assert_same,
     cross_entropy,
     fit,
@@ -13,7 +12,7 @@ from gal_cases import (
     make_model,
     network_variables,
 )
-from helpers import Assign, Table
+from helpers import MODES, Assign, Table
 from keras import layers, ops
 
 from keras_gradres.optimizers import GAL
@@ -203,16 +202,24 @@ def test_outputs_of_any_rank(name, granularity):
 
 
 def test_unknown_sizes():
-    keras.utils.set_random_seed(0)
-    inputs = keras.Input((None, None, 2))
-    model = keras.Model(inputs, layers.Conv2D(3, 1)(inputs))
-    gal = GAL("sgd", alpha=0.5, network=layers.Conv2D(3, 3, padding="same"))
-    model.compile(gal, gal.loss(cross_entropy()))
-    rng = np.random.default_rng(0)
-    for size in (4, 6):
-        x = rng.normal(size=(3, size, size, 2))
-        model.train_on_batch(x, rng.integers(0, 3, (3, size, size)))
-    assert gal.diagnostics["remainder"] > 0
+    def trained(shape, sizes):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((*shape, 2))
+        model = keras.Model(inputs, layers.Conv2D(3, 1)(inputs))
+        gal = GAL("sgd", alpha=0.5, network=layers.Conv2D(3, 3, padding="same"))
+        model.compile(gal, gal.loss(cross_entropy()))
+        rng = np.random.default_rng(0)
+        for size in sizes:
+            x = rng.normal(size=(3, size, size, 2))
+            model.train_on_batch(x, rng.integers(0, 3, (3, size, size)))
+        return [*model.get_weights(), gal.diagnostics["remainder"]]
+
+    found, expected = trained((None, None), (4,)), trained((4, 4), (4,))
+    assert_same(found, expected, rtol=1e-5, atol=1e-6)
+    # Another size is another batch of the same model, not a new start.
+    *weights, remainder = trained((None, None), (4, 6))
+    assert remainder > 0
+    assert np.abs(weights[0] - found[0]).max() > 1e-4
 
 
 # --- networks ---

@@ -10,11 +10,11 @@ import pathlib
 import subprocess
 import sys
 
-import export_cases
+import export_models
 import keras
 import numpy as np
 import pytest
-from export_cases import MODELS, PLAIN, VARIANTS
+from export_models import MODELS, PLAIN, VARIANTS
 from keras import layers
 
 from keras_gradres.layers import GradientResidual
@@ -47,9 +47,9 @@ def expected(tmp_path_factory):
 
     for name, case in MODELS.items():
         for variant in (PLAIN, *VARIANTS):
-            model = export_cases.make(name, variant)
-            save(_file(name, variant), model, export_cases.inputs(case.other))
-    save("fallback", _fallback(), export_cases.inputs((2, 5, 4)))
+            model = export_models.make(name, variant)
+            save(_file(name, variant), model, export_models.inputs(case.other))
+    save("fallback", _fallback(), export_models.inputs((2, 5, 4)))
     return folder, outputs
 
 

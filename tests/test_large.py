@@ -1,7 +1,6 @@
 """The large schedules in miniature: their images, and training that is interrupted."""
 
 import json
-import pathlib
 import pickle
 import subprocess
 import sys
@@ -10,11 +9,9 @@ import time
 import keras
 import numpy as np
 import pytest
-from helpers import require_extra
+from helpers import ROOT, require_studies
 
-sys.path.append(str(pathlib.Path(__file__).parents[1]))
-
-require_extra("bench", "PIL", "scipy", "tqdm")
+require_studies("PIL", "scipy", "tqdm")
 
 from PIL import Image  # noqa: E402
 
@@ -126,25 +123,18 @@ def interrupted(make, train, test, folder):
     return records
 
 
-@pytest.fixture
-def policy(request):
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(request.param)
-    yield request.param
-    keras.config.set_dtype_policy(before)
-
-
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"], indirect=True)
-def test_imagenet_goes_on_to_the_same_numbers(tmp_path, policy):
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_imagenet_goes_on_to_the_same_numbers(tmp_path, policy, dtype_policy):
     root = imagenet.small(tmp_path)
     sources, labels, names = large.folder_of_classes(root / "train")
     train = large.Images(sources, labels, 8, 16, large.random_window, seed=0)
     test_sources, test_labels, _ = large.folder_of_classes(root / "val")
     test = large.Images(test_sources, test_labels, 8, 16, large.center_window)
     run = {"network": "miniature", "gal": True, "seed": 0, "training": {"batch": 16}}
-    records = interrupted(
-        lambda: imagenet.make(run, len(names), len(train)), train, test, tmp_path
-    )
+    with dtype_policy(policy):
+        records = interrupted(
+            lambda: imagenet.make(run, len(names), len(train)), train, test, tmp_path
+        )
     assert records[-1]["loss"] != records[-2]["loss"]
 
 
@@ -164,17 +154,16 @@ def test_small_folder_of_cifar(tmp_path):
 def test_imagenet_that_is_killed_goes_on_in_a_new_process(tmp_path):
     """A run of the command that is killed after an epoch, and run again."""
     command = [sys.executable, "-m", "benchmarks.imagenet", "--out"]
-    root = pathlib.Path(__file__).parents[1]
-    subprocess.run([*command, tmp_path / "whole"], cwd=root, check=True)
+    subprocess.run([*command, tmp_path / "whole"], cwd=ROOT, check=True)
     cut = tmp_path / "cut"
-    with subprocess.Popen([*command, cut], cwd=root) as process:
+    with subprocess.Popen([*command, cut], cwd=ROOT) as process:
         # Whatever it is at then: an epoch, an evaluation, a checkpoint.
         while not list(cut.glob("checkpoints/miniature 0/epoch-*.keras")):
             assert process.poll() is None
             time.sleep(0.05)
         process.kill()
     assert len(_results(cut)) < 2
-    subprocess.run([*command, cut], cwd=root, check=True)
+    subprocess.run([*command, cut], cwd=ROOT, check=True)
     whole, resumed = _results(tmp_path / "whole"), _results(cut)
     assert len(whole) == len(resumed) == 2
     for a, b in zip(whole, resumed, strict=True):

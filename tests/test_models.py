@@ -251,16 +251,13 @@ def test_wrong_arguments(make, message):
         make()
 
 
-def test_mixed_precision():
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+def test_mixed_precision(dtype_policy):
+    with dtype_policy("mixed_bfloat16"):
         for name in ("edsr", "unet"):
             make, shape, output_shape = SMALL[name]
             found = make()(np.ones(shape, "float32"))
             assert tuple(found.shape) == output_shape
             assert keras.backend.standardize_dtype(found.dtype) == "bfloat16"
-    finally:
-        keras.config.set_dtype_policy("float32")
 
 
 def test_pixel_shuffle_by_hand():

@@ -1,14 +1,17 @@
 """What importing the package does, and that it is what was installed."""
 
+import importlib.metadata
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
 import keras
 import pytest
 from conftest import BACKENDS
+from helpers import ROOT
 
 import keras_gradres
 
@@ -91,3 +94,31 @@ def test_nothing_private_and_no_backend_outside_its_place():
         assert "keras.src" not in text
         if path.parent.name != "backend":
             assert not any(f"import {name}" in text for name in BACKENDS)
+
+
+def test_long_description_has_no_relative_link():
+    # A package index shows it, where no file stands beside it.
+    try:
+        metadata = importlib.metadata.metadata("keras-gradres")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("the package is not installed: tox installs it")
+    text = metadata["Description"] or metadata.get_payload()
+    assert text.startswith("# keras_gradres")
+    # In parentheses, by reference, and in HTML.
+    links = re.findall(
+        r"\]\(([^)\s]+)|^\[[^]]+\]:\s*(\S+)|(?:href|src)=.([^'\"]+)", text, re.M
+    )
+    links = ["".join(link) for link in links]
+    assert len(links) > 10
+    titles = re.findall(r"^#+ (.+)$", text, re.M)
+    anchors = {"#" + title.lower().replace(" ", "-") for title in titles}
+    assert not [x for x in links if x not in anchors and not x.startswith("https://")]
+
+
+def test_citations_are_of_this_version():
+    for name, pattern in (
+        ("CITATION.cff", r"^version: (\S+)$"),
+        ("README.md", r"^  version = \{(\S+)\},$"),
+    ):
+        (version,) = re.findall(pattern, (ROOT / name).read_text(), re.M)
+        assert version == keras_gradres.__version__

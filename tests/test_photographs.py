@@ -1,18 +1,15 @@
 """The photographs with boxes of the examples, their average precision, and a script."""
 
 import json
-import pathlib
 import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from helpers import require_extra
+from helpers import ROOT, importable, require_extra
 
-EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
-sys.path.append(str(EXAMPLES))
-
+importable("examples")
 require_extra("examples", "PIL")
 
 import photographs  # noqa: E402
@@ -126,7 +123,7 @@ def test_example_finds_and_draws(tmp_path):
     output = tmp_path / "found.png"
     run = subprocess.run(
         [
-            *(sys.executable, EXAMPLES / "gal_detection.py", tmp_path),
+            *(sys.executable, ROOT / "examples" / "gal_detection.py", tmp_path),
             *("--epochs", "2", "--output", output),
         ],
         capture_output=True,

@@ -4,13 +4,12 @@ import keras
 import numpy as np
 import pytest
 import rules
-from helpers import frozen_state, gradients, vjp
+from helpers import frozen_state, gradients, to_numpy, vjp
 from keras import layers, ops
 
 from keras_gradres.layers import GradientResidual
 from keras_gradres.pullbacks import Graph, register, registry
 
-NUMPY = ops.convert_to_numpy
 # Of transposed convolutions, in Keras before 3.15.
 pytestmark = pytest.mark.filterwarnings("ignore:.*inconsistencies across backends")
 
@@ -54,17 +53,17 @@ def test_pullback_is_the_derivative(name, training):
     found = run()
     plain = frozen_state(layer, lambda: layer(x + 0.0, training=training))
     np.testing.assert_allclose(
-        NUMPY(found.output), NUMPY(plain()), rtol=1e-5, atol=1e-6
+        to_numpy(found.output), to_numpy(plain()), rtol=1e-5, atol=1e-6
     )
     (expected,) = gradients(lambda: ops.sum(c * plain()), [x])
     p = ops.broadcast_to(found.pull(c), x.shape)
     size = np.abs(expected).max()
-    np.testing.assert_allclose(NUMPY(p), expected, rtol=0, atol=1e-5 * (1 + size))
+    np.testing.assert_allclose(to_numpy(p), expected, rtol=0, atol=1e-5 * (1 + size))
     # A cotangent of batch size 1 gives what the same one for each sample gives.
     single = ops.broadcast_to(found.pull(c[:1]), x.shape)
     full = found.pull(ops.broadcast_to(c[:1], c.shape))
     full = ops.broadcast_to(full, x.shape)
-    np.testing.assert_allclose(NUMPY(single), NUMPY(full), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(to_numpy(single), to_numpy(full), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", SECOND_ORDER)
@@ -116,7 +115,7 @@ def test_gradient_through_a_normalization_by_differences(name):
     center, values = np.array(x.numpy()), []
     for step in (2e-3, -2e-3):
         x.assign(center + step * direction)
-        values.append(float(NUMPY(product())))
+        values.append(float(to_numpy(product())))
     slope = (values[0] - values[1]) / 4e-3
     size = np.abs(found * direction).sum()
     np.testing.assert_allclose(np.sum(found * direction), slope, atol=2e-3 * size)
@@ -124,7 +123,7 @@ def test_gradient_through_a_normalization_by_differences(name):
 
 @pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
 @pytest.mark.parametrize("name", rules.ONE_OF_EACH_FAMILY)
-def test_half_precision(name, dtype):
+def test_half_precision(name, dtype, dtype_policy):
     # Of layers that compute in half precision: the numbers of float32, rounded.
     layer, values = rules.built(name)
     c = np.random.default_rng(2).normal(size=layer(values).shape).astype("float32")
@@ -133,17 +132,14 @@ def test_half_precision(name, dtype):
         .run(ops.convert_to_tensor(values), False)
         .pull(ops.convert_to_tensor(c))
     )
-    expected = NUMPY(ops.broadcast_to(expected, values.shape))
-    keras.config.set_dtype_policy(dtype)
-    try:
+    expected = to_numpy(ops.broadcast_to(expected, values.shape))
+    with dtype_policy(dtype):
         half, _ = rules.built(name)
-    finally:
-        keras.config.set_dtype_policy("float32")
     half.set_weights(layer.get_weights())
     compute = dtype.split("_")[1]
     x = ops.cast(values, compute)
     p = Graph(half).run(x, False).pull(ops.cast(c, compute))
-    p = NUMPY(ops.cast(ops.broadcast_to(p, values.shape), "float32"))
+    p = to_numpy(ops.cast(ops.broadcast_to(p, values.shape), "float32"))
     error = np.linalg.norm(p - expected) / np.linalg.norm(expected)
     assert error < {"float16": 5e-3, "bfloat16": 5e-2}[compute]
 
@@ -173,8 +169,8 @@ def test_channels_first():
             ops.convert_to_tensor(np.moveaxis(t, -1, 1)) for t in (x, c)
         )
         p = Graph(first).run(x_first, False).pull(c_first)
-        expected = NUMPY(run.pull(ops.convert_to_tensor(c)))
-        found = np.moveaxis(NUMPY(p), 1, -1)
+        expected = to_numpy(run.pull(ops.convert_to_tensor(c)))
+        found = np.moveaxis(to_numpy(p), 1, -1)
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -211,7 +207,7 @@ def test_rule_of_ones_own():
 
     x = np.array([[0.1, 0.2, -0.7]], "float32")
     expected = np.sin(2 * x) + 2 * np.cos(2 * x)
-    np.testing.assert_allclose(NUMPY(layer(x)), expected, rtol=1e-5)
+    np.testing.assert_allclose(to_numpy(layer(x)), expected, rtol=1e-5)
     assert layer.parts["closed_form"] == ["sine"]
     with pytest.raises(ValueError, match="classes of Keras layers"):
         register(ops.sin)

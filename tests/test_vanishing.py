@@ -7,13 +7,12 @@ before the normalization that is the cause, or the layer raises.
 import keras
 import numpy as np
 import pytest
-from helpers import gradients
+from helpers import gradients, to_numpy
 from keras import layers, ops
 
 from keras_gradres.layers import GradientResidual, GradientResidualDense
 
 X = np.random.default_rng(0).normal(size=(16, 8)).astype("float32")
-NUMPY = ops.convert_to_numpy
 
 
 def dense(**kwargs):
@@ -58,11 +57,7 @@ def functional(function):
 
 
 def in_a_sequence(layer):
-    return [
-        layers.Reshape((2, 4)),
-        layers.TimeDistributed(layer),
-        layers.Reshape((8,)),
-    ]
+    return [layers.Reshape((2, 4)), layers.TimeDistributed(layer), layers.Reshape((8,))]
 
 
 # What ends in a normalization: p is that of the sum before it, of what is named here.
@@ -118,9 +113,9 @@ def before_normalization(branch):
 def product(layer, x, training):
     """p, as the layer adds it without a normalization of it."""
     state = layer.get_weights()
-    with_p = NUMPY(layer(x, training=training))
+    with_p = to_numpy(layer(x, training=training))
     layer.set_weights(state)
-    without = NUMPY(layer.branch(x, training=training))
+    without = to_numpy(layer.branch(x, training=training))
     layer.set_weights(state)
     return with_p - without
 
@@ -155,8 +150,7 @@ def test_softmax_as_the_activation_of_the_last_layer(activation):
     kernel = layer.branch.get_weights()[0]
     expected = np.broadcast_to(kernel.sum(axis=1), X.shape)
     np.testing.assert_allclose(product(layer, X, True), expected, rtol=1e-4, atol=1e-5)
-    trailing = layer.parts["affine_tail"]
-    assert len(trailing) == 1
+    assert len(layer.parts["affine_tail"]) == 1
 
 
 def test_paths_that_all_end_in_a_normalization():
@@ -292,7 +286,9 @@ def test_unfrozen_after_build_loads():
     frozen.trainable = True
     loaded = keras.Model.from_config(model.get_config())
     loaded.set_weights(model.get_weights())
-    np.testing.assert_allclose(NUMPY(loaded(X)), NUMPY(model(X)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        to_numpy(loaded(X)), to_numpy(model(X)), rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("used", ["before", "after"])
@@ -317,7 +313,9 @@ def test_other_users_of_the_layers_change_nothing(used, tmp_path):
     np.testing.assert_allclose(product(layer, X, True), expected, rtol=1e-4, atol=1e-5)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_allclose(NUMPY(loaded(X)), NUMPY(model(X)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        to_numpy(loaded(X)), to_numpy(model(X)), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_the_measurement_leaves_state_and_seeds_alone():
@@ -368,7 +366,7 @@ def test_noise_is_not_brought_to_unit_length(dtype):
         # In half precision the rounded kernel sums to something else than zero.
         kernel = kernel * 0 + np.tile([0.125, -0.125], 32).astype("float32")
         last.set_weights([kernel, np.zeros(64)])
-    g = NUMPY(ops.cast(layer(x), "float32") - ops.cast(layer.branch(x), "float32"))
+    g = to_numpy(ops.cast(layer(x), "float32") - ops.cast(layer.branch(x), "float32"))
     assert np.linalg.norm(g, axis=-1).max() < 0.1
 
 
@@ -385,7 +383,7 @@ def test_first_steps_from_a_last_layer_of_zeros():
     model = keras.Model(inputs, layer(inputs))
     w1 = np.array([[1.0, 0.5, 0.0], [0.0, 1.0, 0.5], [0.5, 0.0, 1.0]], "float32")
     layer.set_weights([w1, np.zeros((3, 3))])
-    np.testing.assert_allclose(NUMPY(layer(x)), x, rtol=1e-6)
+    np.testing.assert_allclose(to_numpy(layer(x)), x, rtol=1e-6)
 
     def loss(t, y):
         return ops.sum(ops.square(y - t), axis=-1) / 2
@@ -399,4 +397,4 @@ def test_first_steps_from_a_last_layer_of_zeros():
     # Then p is small, and no noise: its direction is that of the formula.
     p = ((1 - h**2) * w2.sum(axis=1)) @ w1.T
     expected = x + h @ w2 + p / np.linalg.norm(p)
-    np.testing.assert_allclose(NUMPY(layer(x)), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(to_numpy(layer(x)), expected, rtol=1e-4, atol=1e-5)
