@@ -15,8 +15,8 @@ from PIL import Image  # noqa: E402
 
 from benchmarks import data  # noqa: E402
 
-# Where a study's smoke is among the quick tests; elsewhere it is `slow`. It shows that the
-# study's machinery works, which is the same on each backend.
+# Where a study's smoke is among the quick tests; elsewhere it is `slow`. It shows that
+# the study's machinery works, which is the same on each backend.
 QUICK = {
     "cifar": "torch",
     "convergence": "torch",
