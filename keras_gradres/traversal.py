@@ -1,10 +1,18 @@
-"""Walks through the layers inside a layer."""
+"""Finds the layers inside a layer."""
+
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 
 
-def layers_in(value, seen=None):
-    """All layers reachable through the attributes of a layer, itself included."""
+def layers_in(value: Any, seen: set[int] | None = None) -> Iterator[keras.Layer]:
+    """All layers reachable through the attributes of a layer, itself included.
+
+    Args:
+        value: The layer, or a dict, list or tuple of layers.
+        seen: The ids of what was visited, so that nothing is visited twice.
+    """
     seen = set() if seen is None else seen
     if id(value) in seen:
         return

@@ -18,7 +18,8 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_gradres.layers import GradientResidual, GradientResidualConv, arguments
+from keras_gradres import checks
+from keras_gradres.layers import GradientResidual, GradientResidualConv
 from keras_gradres.models import upsampling
 
 
@@ -58,7 +59,7 @@ def EDSR(  # noqa: N802
         ValueError: if `scale` is not 2, 3 or 4, or a number not positive.
     """
     upsampling.check_scale(scale)
-    blocks = arguments.positive_integer("blocks", blocks)
+    blocks = checks.positive_integer("blocks", blocks)
     if not 0 < rgb_range < math.inf:
         raise ValueError(
             f"`rgb_range` must be positive. Received: rgb_range={rgb_range}"

@@ -16,7 +16,8 @@ from typing import Any
 import keras
 from keras import layers
 
-from keras_gradres.layers import GradientResidual, arguments
+from keras_gradres import checks
+from keras_gradres.layers import GradientResidual
 from keras_gradres.models import upsampling
 
 
@@ -50,7 +51,7 @@ def SRResNet(  # noqa: N802
         ValueError: if `scale` is not 2, 3 or 4, or a number not positive.
     """
     upsampling.check_scale(scale)
-    blocks = arguments.positive_integer("blocks", blocks)
+    blocks = checks.positive_integer("blocks", blocks)
     axis = upsampling.channel_axis()
 
     def convolution(filters=filters, size=3):

@@ -16,7 +16,8 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from keras_gradres.layers import GradientResidualConv, arguments
+from keras_gradres import checks
+from keras_gradres.layers import GradientResidualConv
 from keras_gradres.models import upsampling
 
 
@@ -79,7 +80,7 @@ def UNet(  # noqa: N802
         A `keras.Model` from images of shape `(batch, height, width, channels)`, with
         any height and width, to logits of shape `(batch, height, width, classes)`.
     """
-    levels = arguments.positive_integer("levels", levels)
+    levels = checks.positive_integer("levels", levels)
     axis = upsampling.channel_axis()
 
     def stage(x, level):

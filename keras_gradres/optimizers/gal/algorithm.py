@@ -7,7 +7,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_gradres.layers import arguments
+from keras_gradres import checks
 from keras_gradres.optimizers.gal import formulas
 
 GRANULARITIES = ("sample", "batch", "reference")
@@ -73,7 +73,7 @@ class Algorithm1:
         self.step = settings.beta * ops.cast(learning_rate, z.dtype)
         self.per_sample = settings.granularity == "sample"
         rank, samples = len(z.shape), len(losses.shape)
-        if not samples or not arguments.may_be_equal(losses.shape, z.shape[:samples]):
+        if not samples or not checks.may_be_equal(losses.shape, z.shape[:samples]):
             if self.per_sample:
                 raise ValueError(
                     "`granularity='sample'` needs an unreduced loss, of the shape of "

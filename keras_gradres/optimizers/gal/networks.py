@@ -17,8 +17,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_gradres import backend
-from keras_gradres.layers import inner
+from keras_gradres import backend, sublayers
 from keras_gradres.optimizers.gal.loss import Call
 from keras_gradres.optimizers.gal.mlp import MLP
 
@@ -85,7 +84,7 @@ class Networks:
         found = [self._make(i, count) for i in range(count)]
         for network, shape in zip(found, shapes, strict=True):
             shape = (*shape, 1) if len(shape) == 1 else tuple(shape)
-            output = inner.build(network, "network", shape, keras.config.floatx())
+            output = sublayers.build(network, "network", shape, keras.config.floatx())
             if output[1:] != shape[1:]:
                 raise ValueError(
                     "`network` must return a tensor of the shape of its input. "
