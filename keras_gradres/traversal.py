@@ -1,18 +1,10 @@
-"""Finds the layers inside a layer."""
-
-from collections.abc import Iterator
-from typing import Any
+"""Walks through the layers inside a layer."""
 
 import keras
 
 
-def layers_in(value: Any, seen: set[int] | None = None) -> Iterator[keras.Layer]:
-    """All layers reachable through the attributes of a layer, itself included.
-
-    Args:
-        value: The layer, or a dict, list or tuple of layers.
-        seen: The ids of what was visited, so that nothing is visited twice.
-    """
+def layers_in(value, seen=None):
+    """All layers reachable through the attributes of a layer, itself included."""
     seen = set() if seen is None else seen
     if id(value) in seen:
         return

@@ -44,6 +44,13 @@ def MLP(  # noqa: N802
 
     Returns:
         A `keras.Model` from `(batch, input_size)` to `(batch, outputs)`.
+
+    Example:
+    >>> import numpy as np
+    >>> from keras_gradres.models import MLP
+    >>> model = MLP(input_size=3, outputs=2)
+    >>> tuple(model(np.zeros((5, 3), "float32")).shape)
+    (5, 2)
     """
     blocks = checks.positive_integer("blocks", blocks)
     inputs = keras.Input((input_size,))
