@@ -27,12 +27,18 @@ Sizes: TypeAlias = Sequence[Any]
 
 # Axes in no order, counted from 0.
 Axes: TypeAlias = frozenset[int]
+# From axes of an output to axes of an input.
+AxesFunction: TypeAlias = Callable[[Axes], Axes]
 # The argument `axis` of a layer: one axis, several, or `None` for a default.
 Axis: TypeAlias = int | Sequence[int] | None
 
 # From a tensor to a tensor, such as an activation, or the pullback of a layer that has
 # one input and one output.
 TensorFunction: TypeAlias = Callable[[Tensor], Tensor]
+# From the cotangents of several outputs, `None` for zero, to those of several inputs.
+ListPullback: TypeAlias = Callable[[Sequence[Tensor | None]], list[Tensor]]
+# One of these two, or a mixture: several cotangents are a list, a single one is none.
+PullbackFunction: TypeAlias = Callable[[Any], Any]
 
 # The argument `activation` of a layer, as `keras.activations.get` takes it.
 ActivationLike: TypeAlias = Callable[..., Any] | str | dict[str, Any] | None
