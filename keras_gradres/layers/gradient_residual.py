@@ -164,8 +164,8 @@ class GradientResidual(BranchWrapper):
             arguments.check_data_format(self.axis, self.graph.layers, len(input_shape))
             self._measured = Measurements(self.graph, self.branch, self.compute_dtype)
             if not self.graph.is_certain:
-                # For training it is measured only. Layers may still be frozen, so
-                # `call` decides.
+                # For training the result is only kept, and `call` raises by it: layers
+                # may still be frozen.
                 self._measured.reason(self._built_shape, training=True)
                 self._measured.check(self._built_shape, training=False)
         if self.kind.weight is not None:
@@ -214,7 +214,7 @@ class GradientResidual(BranchWrapper):
         return inputs
 
     def compute_skip(self, x: Tensor, run: Run, training: bool | None) -> Tensor:
-        """What the shortcut is applied to, of the shape of x; `None` without a skip."""
+        """The skip before the shortcut, of the shape of x; `None` if there is none."""
         kind = self.kind
         axes = arguments.resolve_axes(self.axis, len(x.shape))
         gradient = None

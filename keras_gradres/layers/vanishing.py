@@ -95,7 +95,9 @@ def measure(
     except VanishingGradientError as error:
         return str(error)
     except NotImplementedError:
-        raise  # The backend cannot differentiate, or the model is being exported.
+        # The backend cannot differentiate, or the model is being exported: this is an
+        # error, not a failed measurement.
+        raise
     except Exception as error:
         warnings.warn(
             "It could not be measured whether the gradient of a branch vanishes, since "
@@ -107,11 +109,10 @@ def measure(
         return None
     return (
         "The gradient of `branch` is zero whatever its input is: the sum of its "
-        f"outputs does not depend on it (measured: {p:.0e}, and {q:.0e} with random "
-        "weights). "
-        "Something in it, such as a normalization, takes out what all entries have in "
-        f"common: one of {_names(graph)}. Put an activation after it, or take it out. "
-        "Or use a `residual` without gradient."
+        f"outputs does not depend on it. (Its norm was {p:.0e} on random input, and "
+        f"{q:.0e} for a sum with random weights.) The cause is one of {_names(graph)}, "
+        "for instance a normalization, the sum of whose outputs is constant. Put an "
+        "activation after it, or take it out. Or use a `residual` without gradient."
     )
 
 
@@ -120,6 +121,7 @@ def _value(variable: keras.Variable, rng: np.random.Generator) -> np.ndarray:
     dtype = keras.backend.standardize_dtype(variable.dtype)
     shape = tuple(variable.shape)
     if not keras.backend.is_float_dtype(dtype):
+        # Signed integers may be weights, as in quantized layers. Others are seeds.
         signed = dtype.startswith("int")
         return np.broadcast_to(
             rng.integers(1, 9, shape) if signed else 0, shape
@@ -140,6 +142,7 @@ def _random(rng: np.random.Generator, tensor: Tensor) -> Tensor:
 
 
 def _length(tensor: Tensor) -> float:
+    """The norm over all entries."""
     values = ops.convert_to_numpy(ops.cast(tensor, "float32"))
     return float(np.linalg.norm(values.astype("float64")))
 

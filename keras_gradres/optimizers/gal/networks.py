@@ -23,7 +23,7 @@ from keras_gradres.optimizers.gal.loss import Call
 from keras_gradres.optimizers.gal.mlp import MLP
 from keras_gradres.typing import Shape, Tensor
 
-# What a step says of each network. `GAL.diagnostics` has these, and "dropped".
+# The values that a step records for each network, beside the count "dropped".
 DIAGNOSTICS = ("remainder", "accepted", "cosine", "drift")
 
 
@@ -44,12 +44,12 @@ class Result:
     state: list[Tensor]
 
     def tensors(self) -> list[Tensor]:
-        """All of it, as numbers of which means can be taken."""
+        """All of it in a list; booleans as numbers, so that means can be taken."""
         finite = ops.cast(self.finite, self.diagnostics.dtype)
         return [finite, self.diagnostics, *self.dtheta, *self.state]
 
     def replaced(self, tensors: Iterator[Tensor]) -> "Result":
-        """A result with the next of `tensors` in the place of its own."""
+        """A result like this one with other tensors, the next of `tensors`."""
         finite, diagnostics = next(tensors) == 1, next(tensors)
         dtheta = [next(tensors) for _ in self.dtheta]
         return Result(finite, diagnostics, dtheta, [next(tensors) for _ in self.state])
@@ -59,14 +59,14 @@ class Networks:
     """The networks, their optimizer, and the diagnostics of the last step.
 
     Args:
-        make: A function of an index and a count that returns a network.
+        make: A function from the index of a network and their number to the network.
         optimizer: The optimizer that trains them.
         name: The name of the GAL.
 
     Attributes:
         layers: The networks, empty until they are built.
-        optimizer: As given.
-        shapes: Those of the outputs that they are built for.
+        optimizer: Their optimizer.
+        shapes: The shapes of the outputs that they are built for.
     """
 
     def __init__(
@@ -104,6 +104,7 @@ class Networks:
         ]
         self.shapes, self._loss_refs = shapes, [None] * count
         with keras.name_scope(self._name):
+            # The name of the variables is older, and stays for states that are saved.
             self._diagnostics = [
                 self._variable((len(DIAGNOSTICS),), f"measures_{i}")
                 for i in range(count)
@@ -134,7 +135,7 @@ class Networks:
         backend.eagerly(assign)
 
     def save_shapes(self, store: Any) -> None:
-        """Puts the shapes into a store of variables. Loading begins with them."""
+        """Puts the shapes into a store of variables: loading has to `build` first."""
         for i, shape in enumerate(self.shapes):
             sizes = [-1 if size is None else size for size in shape]
             store[f"output_shape_{i}"] = np.array(sizes, "int32")

@@ -214,10 +214,7 @@ class GAL(WrapperOptimizer):
         self._set_waiting_weights_of_networks()
 
     def _set_waiting_weights_of_networks(self) -> None:
-        """Sets the weights of the networks from those that wait for `build`.
-
-        The first step uses the networks before it builds what belongs to the model.
-        """
+        """Sets those of the networks, which the first step uses before `build`."""
         count, waiting = len(self._networks.variables), self._waiting or []
         if self.networks and len(waiting) > count:
             self._networks.set_weights(waiting[-count:])

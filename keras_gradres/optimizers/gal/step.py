@@ -1,10 +1,12 @@
 """A training step of `GAL`, from `scale_loss` through the backward pass to `apply`.
 
-step = Step(settings, networks, learning_rate, calls)   in `scale_loss`
-call.adjust(...), for each call                         in the backward pass
-step.close(gradients)                                   in `apply`, before the step
-step.train_networks(trained)                            of the inner optimizer, and
-after it
+In `scale_loss`, in the backward pass of each loss, and in `apply`, before and after the
+step of the inner optimizer:
+
+    step = Step(settings, networks, learning_rate, calls)
+    call.adjust(...)
+    step.close(gradients)
+    step.train_networks(trained)
 """
 
 import functools
