@@ -7,9 +7,7 @@ import subprocess
 import sys
 
 import keras
-import numpy as np
 import pytest
-import typed_usage
 from conftest import BACKENDS
 
 import keras_gradres
@@ -93,12 +91,3 @@ def test_nothing_private_and_no_backend_outside_its_place():
         assert "keras.src" not in text
         if path.parent.name != "backend":
             assert not any(f"import {name}" in text for name in BACKENDS)
-
-
-def test_typed_usage_runs():
-    x = np.ones((4, 8, 8, 4), "float32")
-    model = typed_usage.network(4)
-    assert typed_usage.train(model, x, x[:, 0, 0])["dropped"] == 0
-    converted, names = typed_usage.convert(typed_usage.plain())
-    assert names == ["sum"]
-    assert converted.get_layer("sum").residual == "gain"

@@ -256,7 +256,7 @@ class GradientResidual(BranchWrapper):
 
     @property
     def parts(self) -> dict[str, list[str]] | None:
-        """How the gradient is computed: a dict of lists of the names of layers.
+        """How the gradient is computed, as a dict of lists of the names of layers.
 
         - `"closed_form"`: by the rule for the layer;
         - `"affine_tail"`: likewise, and for one sample only: at the end of the branch,

@@ -18,7 +18,7 @@ Usage:
     model.compile(optimizer=AdaBound(1e-3, final_learning_rate=0.1), loss="mse")
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -46,6 +46,7 @@ class AdaBound(keras.optimizers.Optimizer):
             so far. By default the initial `learning_rate` if that is a number, and the
             `warmup_target` of a schedule that has one. Otherwise, or if that is 0,
             `"largest"`, which is the first rate of a schedule that falls.
+        name: The name of the optimizer.
         **kwargs: The arguments of all Keras optimizers.
 
     Example:
@@ -61,7 +62,9 @@ class AdaBound(keras.optimizers.Optimizer):
 
     def __init__(
         self,
-        learning_rate: Any = 1e-3,
+        learning_rate: float
+        | keras.optimizers.schedules.LearningRateSchedule
+        | Callable[[], Any] = 1e-3,
         final_learning_rate: float = 0.1,
         beta_1: float = 0.9,
         beta_2: float = 0.999,

@@ -13,7 +13,6 @@ Usage:
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 from keras import ops
@@ -49,7 +48,7 @@ class Lookahead(WrapperOptimizer):
 
     def __init__(
         self,
-        inner_optimizer: Any = "sgd",
+        inner_optimizer: keras.optimizers.Optimizer | str | dict = "sgd",
         sync_period: int = 5,
         slow_step_size: float = 0.5,
         name: str | None = None,

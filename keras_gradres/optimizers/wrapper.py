@@ -37,7 +37,11 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
 
     _NESTED: tuple[str, ...] = ("inner_optimizer",)  # Objects in the configuration.
 
-    def __init__(self, inner_optimizer: Any, name: str | None = None) -> None:
+    def __init__(
+        self,
+        inner_optimizer: keras.optimizers.Optimizer | str | dict,
+        name: str | None = None,
+    ) -> None:
         optimizer = keras.optimizers.get(inner_optimizer)
         if not isinstance(optimizer, keras.optimizers.Optimizer):
             raise ValueError(

@@ -79,8 +79,9 @@ def check_networks(gal: Any) -> None:
     for name, is_given in of_mlp.items():
         if network is not None and is_given:
             raise ValueError(
-                f"Only one of `network` and `{name}` can be given: it is for the MLP. "
-                f"Received: network={network}, {name}={getattr(gal, name)}"
+                f"Only one of `network` and `{name}` can be given: `network` replaces "
+                f"the MLP, which `{name}` is for. Received: network={network}, "
+                f"{name}={getattr(gal, name)}"
             )
     shapes = gal.output_shapes
     if shapes is not None and not (

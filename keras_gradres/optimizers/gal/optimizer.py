@@ -24,7 +24,7 @@ from keras_gradres.optimizers.gal.networks import Networks, without_shapes
 from keras_gradres.optimizers.gal.step import Step, check_state, no_loss, not_adjusted
 from keras_gradres.optimizers.gal.twin import twin
 from keras_gradres.optimizers.wrapper import WrapperOptimizer
-from keras_gradres.typing import Config, Shape, Tensor
+from keras_gradres.typing import ActivationLike, Config, Shape, Tensor
 
 
 @keras.saving.register_keras_serializable("keras_gradres")
@@ -103,18 +103,18 @@ class GAL(WrapperOptimizer):
 
     def __init__(
         self,
-        inner_optimizer: Any = "sgd",
+        inner_optimizer: keras.optimizers.Optimizer | str | dict = "sgd",
         alpha: float = 1e-3,
         beta: float = 1.0,
         hidden_units: Sequence[int] | None = None,
-        network: Any = None,
-        activation: Any = None,
+        network: keras.Layer | Sequence[keras.Layer] | None = None,
+        activation: ActivationLike = None,
         skip: bool = True,
         use_bias: bool = True,
         granularity: str = "sample",
         policy: str = "less_equal",
         normalize: bool = True,
-        adjustment_optimizer: Any = None,
+        adjustment_optimizer: keras.optimizers.Optimizer | str | dict | None = None,
         seed: int | None = None,
         output_shapes: Sequence[Sequence[int | None]] | None = None,
         name: str | None = None,
