@@ -18,8 +18,8 @@ from keras_gradres.layers import GradientResidual
 class Branch:
     make: Callable
     shape: tuple
-    tail: int  # Layers of the affine tail.
-    trailing: int = 0  # Layers of the trailing normalization.
+    affine_tail: int  # The number of its layers.
+    trailing: int = 0  # The number of layers of the trailing normalization.
     shortcut: Callable = lambda: None
 
     def layer(self, **kwargs):
@@ -68,29 +68,37 @@ def functional():
 IMAGE = (2, 5, 4, 4)
 BRANCHES = {
     "dense": Branch(
-        lambda: [layers.Dense(7, activation="tanh"), layers.Dense(5)], (3, 5), tail=1
+        lambda: [layers.Dense(7, activation="tanh"), layers.Dense(5)],
+        (3, 5),
+        affine_tail=1,
     ),
     "gelu": Branch(
-        lambda: [layers.Dense(7, activation="gelu"), layers.Dense(5)], (3, 5), tail=1
+        lambda: [layers.Dense(7, activation="gelu"), layers.Dense(5)],
+        (3, 5),
+        affine_tail=1,
     ),
-    "one layer": Branch(lambda: layers.Dense(5, activation="tanh"), (3, 5), tail=0),
-    "affine": Branch(lambda: [layers.Dense(7), layers.Dense(5)], (3, 5), tail=2),
+    "one layer": Branch(
+        lambda: layers.Dense(5, activation="tanh"), (3, 5), affine_tail=0
+    ),
+    "affine": Branch(lambda: [layers.Dense(7), layers.Dense(5)], (3, 5), affine_tail=2),
     "sequence": Branch(
-        lambda: [layers.Dense(7, activation="tanh"), layers.Dense(5)], (2, 4, 5), tail=1
+        lambda: [layers.Dense(7, activation="tanh"), layers.Dense(5)],
+        (2, 4, 5),
+        affine_tail=1,
     ),
-    "conv": Branch(lambda: [conv(6), layers.ReLU(), conv()], IMAGE, tail=1),
+    "conv": Branch(lambda: [conv(6), layers.ReLU(), conv()], IMAGE, affine_tail=1),
     "conv 1d": Branch(
         lambda: [
             layers.Conv1D(5, 3, padding="same", activation="tanh"),
             layers.Conv1D(4, 3, padding="causal"),
         ],
         (2, 6, 4),
-        tail=1,
+        affine_tail=1,
     ),
     "batch norm inside": Branch(
         lambda: [conv(), layers.BatchNormalization(), layers.ReLU(), conv()],
         IMAGE,
-        tail=1,
+        affine_tail=1,
     ),
     "srresnet": Branch(
         lambda: [
@@ -101,7 +109,7 @@ BRANCHES = {
             layers.BatchNormalization(),
         ],
         IMAGE,
-        tail=1,
+        affine_tail=1,
         trailing=1,
     ),
     "dropout": Branch(
@@ -112,7 +120,7 @@ BRANCHES = {
             layers.Dropout(0.3, seed=2),
         ],
         (4, 5),
-        tail=0,
+        affine_tail=0,
     ),
     "depthwise": Branch(
         lambda: [
@@ -120,7 +128,7 @@ BRANCHES = {
             layers.DepthwiseConv2D(3, padding="same"),
         ],
         IMAGE,
-        tail=1,
+        affine_tail=1,
     ),
     "separable": Branch(
         lambda: [
@@ -128,9 +136,9 @@ BRANCHES = {
             layers.SeparableConv2D(4, 3, padding="same"),
         ],
         IMAGE,
-        tail=1,
+        affine_tail=1,
     ),
-    "attention": Branch(attention, (2, 3, 4), tail=0),
+    "attention": Branch(attention, (2, 3, 4), affine_tail=0),
     "transformer mlp": Branch(
         lambda: [
             layers.LayerNormalization(),
@@ -138,18 +146,18 @@ BRANCHES = {
             layers.Dense(4),
         ],
         (2, 3, 4),
-        tail=1,
+        affine_tail=1,
     ),
     "layer norm last": Branch(
         lambda: [layers.Dense(4, activation="tanh"), layers.LayerNormalization()],
         (3, 4),
-        tail=0,
+        affine_tail=0,
         trailing=1,
     ),
     "softmax last": Branch(
         lambda: [layers.Dense(6, activation="tanh"), layers.Dense(4), layers.Softmax()],
         (3, 4),
-        tail=1,
+        affine_tail=1,
         trailing=1,
     ),
     "norm and dropout last": Branch(
@@ -160,12 +168,14 @@ BRANCHES = {
             layers.Dropout(0.5, seed=1),
         ],
         (3, 4),
-        tail=0,
+        affine_tail=0,
         trailing=3,
     ),
-    "lstm": Branch(lambda: layers.LSTM(4, return_sequences=True), (2, 3, 4), tail=0),
-    "parallel": Branch(parallel, IMAGE, tail=1),
-    "functional": Branch(functional, IMAGE, tail=1, trailing=1),
+    "lstm": Branch(
+        lambda: layers.LSTM(4, return_sequences=True), (2, 3, 4), affine_tail=0
+    ),
+    "parallel": Branch(parallel, IMAGE, affine_tail=1),
+    "functional": Branch(functional, IMAGE, affine_tail=1, trailing=1),
     "nested": Branch(
         lambda: [
             # The outer product differentiates the inner one only at second order.
@@ -174,7 +184,7 @@ BRANCHES = {
             conv(),
         ],
         IMAGE,
-        tail=1,
+        affine_tail=1,
     ),
     "nested sequential": Branch(
         lambda: [
@@ -182,13 +192,13 @@ BRANCHES = {
             keras.Sequential([conv(activation="tanh"), conv(), layers.Softmax()]),
         ],
         IMAGE,
-        tail=1,
+        affine_tail=1,
         trailing=1,
     ),
     "pooling": Branch(
         lambda: [conv(3, activation="tanh"), conv(6), layers.AveragePooling2D(2)],
         (2, 4, 6, 4),
-        tail=2,
+        affine_tail=2,
         shortcut=lambda: layers.Conv2D(6, 2, strides=2),
     ),
     "upsampling": Branch(
@@ -199,7 +209,7 @@ BRANCHES = {
             layers.Cropping2D(1),
         ],
         (2, 3, 3, 4),
-        tail=3,
+        affine_tail=3,
         shortcut=lambda: layers.UpSampling2D(2, interpolation="bilinear"),
     ),
 }

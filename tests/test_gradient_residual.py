@@ -47,7 +47,7 @@ def test_product_is_the_gradient_of_the_sum(name, training):
 @pytest.mark.parametrize("name", BRANCHES)
 def test_parts_are_what_the_table_says(name):
     parts = BRANCHES[name].layer().parts
-    assert len(parts["affine_tail"]) == BRANCHES[name].tail
+    assert len(parts["affine_tail"]) == BRANCHES[name].affine_tail
     assert len(parts["trailing"]) == BRANCHES[name].trailing
 
 

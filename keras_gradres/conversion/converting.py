@@ -86,6 +86,8 @@ def convert(
             cannot be. `conversion_report` says why.
 
     Example:
+    >>> import keras
+    >>> import keras_gradres
     >>> inputs = keras.Input((4,))
     >>> x = keras.layers.Dense(4, activation="tanh")(inputs)
     >>> x = keras.layers.Dense(4)(x)

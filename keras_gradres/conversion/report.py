@@ -132,6 +132,8 @@ def conversion_report(model: keras.Model, layers: Selection = None) -> Conversio
         A `ConversionReport`, whose text is a table. Its entries are of class `Sum`.
 
     Example:
+    >>> import keras
+    >>> import keras_gradres
     >>> inputs = keras.Input((4,))
     >>> x = keras.layers.Dense(4, activation="tanh")(inputs)
     >>> x = keras.layers.Dense(4)(x)

@@ -2,12 +2,21 @@
 
 import math
 import numbers
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import initializers
 
+from keras_gradres import checks
+from keras_gradres.layers.residuals import RESIDUALS
+from keras_gradres.typing import Axis, InitializerLike, Shape, Tensor
 
-def as_layer(branch):
+_SMALLEST_NORMAL = 1.1754944e-38  # Of float32.
+
+
+def as_layer(branch: Any) -> keras.Layer:
+    """The branch as one layer; a list becomes a `keras.Sequential`."""
     if isinstance(branch, (list, tuple)):
         if not branch or not all(isinstance(layer, keras.Layer) for layer in branch):
             raise TypeError(
@@ -30,7 +39,8 @@ def as_layer(branch):
     return branch
 
 
-def as_initializer(alpha):
+def as_initializer(alpha: float | InitializerLike) -> keras.initializers.Initializer:
+    """The initializer of alpha; a number becomes a constant one."""
     if alpha is None:
         raise ValueError(
             "`alpha` must be a number or an initializer. Received: alpha=None"
@@ -42,7 +52,37 @@ def as_initializer(alpha):
     return initializers.get(alpha)
 
 
-def standardize_axis(axis):
+def check_residual(residual: str) -> None:
+    if residual not in RESIDUALS:
+        raise ValueError(
+            f"`residual` must be one of {tuple(RESIDUALS)}. "
+            f"Received: residual={residual}"
+        )
+
+
+def check_epsilon(epsilon: float | None) -> None:
+    if epsilon is not None and not _SMALLEST_NORMAL <= epsilon < math.inf:
+        raise ValueError(
+            "`epsilon` must be a positive number, not below the smallest normal "
+            f"float32 ({_SMALLEST_NORMAL}). Received: epsilon={epsilon}"
+        )
+
+
+def check_shortcut(shortcut: Any, residual: str) -> None:
+    if shortcut is not None and not isinstance(shortcut, keras.Layer):
+        raise TypeError(
+            f"`shortcut` must be a Keras layer. Received: shortcut={shortcut} "
+            f"(of type {type(shortcut)})"
+        )
+    if shortcut is not None and residual == "none":
+        raise ValueError(
+            "`shortcut` cannot be used with residual='none', which has no skip. "
+            f"Received: shortcut={shortcut}"
+        )
+
+
+def standardize_axis(axis: Any) -> int | list[int] | None:
+    """`axis` as an int, a list of ints, or `None`, as it is saved."""
     if axis is None:
         return None
     axes = axis if isinstance(axis, (list, tuple)) else [axis]
@@ -54,7 +94,7 @@ def standardize_axis(axis):
     return [int(a) for a in axes] if axes is axis else int(axis)
 
 
-def resolve_axes(axis, rank):
+def resolve_axes(axis: Axis, rank: int) -> tuple[int, ...]:
     """The axes of the norm as positive ints, for inputs of `rank` dimensions."""
     if rank < 2:
         raise ValueError(
@@ -73,7 +113,7 @@ def resolve_axes(axis, rank):
     return resolved
 
 
-def check_data_format(axis, layers, rank):
+def check_data_format(axis: Axis, layers: Sequence[Any], rank: int) -> None:
     """Raises if the norm is over the width of images with their channels first."""
     axes = axis if isinstance(axis, (list, tuple)) else [axis]
     first = [x for x in layers if getattr(x, "data_format", None) == "channels_first"]
@@ -85,18 +125,20 @@ def check_data_format(axis, layers, rank):
         )
 
 
-def may_be_equal(a, b):
-    """Whether two shapes may be equal, `None` being an unknown size."""
-    return len(a) == len(b) and all(
-        m == n or m is None or n is None for m, n in zip(a, b, strict=True)
-    )
-
-
-def positive_integer(name, value, optional=False):
-    if value is None and optional:
-        return None
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
+def check_shapes(output: Shape, skip: Shape, shortcut: keras.Layer | None) -> None:
+    """Raises if the output of the branch and the skip cannot be added."""
+    if not checks.may_be_equal(output, skip):
         raise ValueError(
-            f"`{name}` must be a positive integer. Received: {name}={value}"
+            "The output of `branch` and the skip must have the same shape. Give a "
+            "`shortcut`, a layer that maps the input to the shape of the branch's "
+            f"output. Received: the branch's output of shape {output}, and the skip "
+            f"of shape {skip} (shortcut={shortcut})"
         )
-    return int(value)
+
+
+def check_dtype(inputs: Tensor) -> None:
+    if not keras.backend.is_float_dtype(inputs.dtype):
+        raise TypeError(
+            "The inputs must be floating-point: there is no gradient with respect to "
+            f"other types. Received: inputs of dtype {inputs.dtype}"
+        )

@@ -7,8 +7,8 @@ x and p = J_F(x)^T 1:
     y = F(x) + (1 - s) x + s g,    s = sigmoid(alpha)
     y = F(x) + x + gamma g         (ours)
 
-The skip is written with r, one number for a whole feature vector, and not with g, one
-number for each feature: passes over memory are what the terms cost.
+What these terms cost are passes over memory. So they are written with r, which is one
+number for a whole feature vector, and not with g, which has as many entries as p.
 
 Usage:
 
@@ -18,14 +18,16 @@ Usage:
 
 from keras import ops
 
+from keras_gradres.typing import Tensor
 
-def convex(x, p, r, alpha):
+
+def convex(x: Tensor, p: Tensor, r: Tensor, alpha: Tensor) -> Tensor:
     """(1 - s) x + s r p with s = sigmoid(alpha): the skip of Eq. 2.
 
     Args:
         x: The input, of any shape.
         p: The gradient, of the shape of `x`.
-        r: What brings `p` to unit norm; broadcasts to the shape of `x`.
+        r: The factor that brings `p` to unit norm; broadcasts to the shape of `x`.
         alpha: A scalar.
 
     Returns:
@@ -35,13 +37,13 @@ def convex(x, p, r, alpha):
     return (1 - s) * x + (s * r) * p
 
 
-def gain(x, p, r, gamma):
-    """X + gamma r p, with one gamma for each feature: ours, not the paper's.
+def gain(x: Tensor, p: Tensor, r: Tensor, gamma: Tensor) -> Tensor:
+    """The skip x + gamma r p, with one gamma for each feature: ours, not the paper's.
 
     Args:
         x: The input, of any shape.
         p: The gradient, of the shape of `x`.
-        r: What brings `p` to unit norm; broadcasts to the shape of `x`.
+        r: The factor that brings `p` to unit norm; broadcasts to the shape of `x`.
         gamma: Broadcasts to the shape of `x`.
 
     Returns:
@@ -50,11 +52,12 @@ def gain(x, p, r, gamma):
     return x + gamma * (r * p)
 
 
-def inverse_norm(p, axis, epsilon):
-    """R = 1 / max(|p|_2, epsilon), with the norm over `axis`.
+def inverse_norm(p: Tensor, axis: int | tuple[int, ...], epsilon: float) -> Tensor:
+    """The factor r = 1 / max(|p|_2, epsilon), with the norm over `axis`.
 
-    Exact for every finite `p`: nothing overflows or underflows on the way. The
-    derivative is that of the norm, and zero where the norm is below `epsilon`.
+    The squares of large or small entries would overflow or underflow, so `p` is scaled
+    before. The derivative is that of the norm, and zero where the norm is below
+    `epsilon`.
 
     Args:
         p: A tensor.
@@ -65,25 +68,31 @@ def inverse_norm(p, axis, epsilon):
         A tensor of the shape of `p`, with size 1 along `axis`.
     """
     squares, scale = _scaled_squares(p, axis, epsilon)
-    # In units of the scale, max(|p|, epsilon) is max(|p|, 1). `where`, not `maximum`:
-    # with a single entry |p| is 1 exactly, and the derivative that of the norm.
+    # In units of the scale, max(|p|, epsilon) is max(|p|, 1). With a single entry |p|
+    # is exactly 1, where the derivative of `maximum` is not that of |p|; that
+    # of `where` is.
     return ops.rsqrt(ops.where(squares < 1, 1, squares)) / scale
 
 
-def norm(p, axis, epsilon):
-    """|p|_2 over `axis`, broadcast to the shape of `p`; safe as `inverse_norm` is."""
+def norm(p: Tensor, axis: int | tuple[int, ...], epsilon: float) -> Tensor:
+    """|p|_2 over `axis`, broadcast to the shape of `p`, and scaled as `inverse_norm`.
+
+    Where the norm is zero, so is its derivative.
+    """
     squares, scale = _scaled_squares(p, axis, epsilon)
     positive = squares > 0
     length = scale * ops.sqrt(ops.where(positive, squares, 1))
     return ops.broadcast_to(ops.where(positive, length, 0), ops.shape(p))
 
 
-def _scaled_squares(p, axis, epsilon):
+def _scaled_squares(
+    p: Tensor, axis: int | tuple[int, ...], epsilon: float
+) -> tuple[Tensor, Tensor]:
     """|p / scale|^2 and scale = max(max|p|, epsilon), of size 1 along `axis`."""
     if 0 in p.shape:  # There is no largest entry, and nothing to scale.
         squares = ops.sum(ops.square(p), axis=axis, keepdims=True)
         return squares, ops.ones_like(squares)
-    # (`amax`: at `max` and `min` the compiler of PyTorch breaks the graph.)
+    # Not `max` and `min`, at which the compiler of PyTorch breaks the graph.
     largest = ops.maximum(
         ops.amax(p, axis=axis, keepdims=True), -ops.amin(p, axis=axis, keepdims=True)
     )

@@ -2,13 +2,15 @@
 
     |J^T 1| <= threshold |J^T c|        for a random cotangent c, at a random input
 
-Vectors alone are at 1, as those of normalizations are when training begins, and
-matrices random. So the outcome is that of the structure: it depends neither on what the
-weights are now nor on the data, and the state of the branch stays as it is.
+During the measurement the weights have other values. Matrices are random, and vectors
+are 1, the initial value of the scales of normalizations. So the result says something
+of the structure of the branch. It depends neither on the present weights nor on the
+data, and the state of the branch stays as it is.
 
 Usage:
 
-    refuse(Measured().reason(graph, branch, shape, "float32", training=True))
+    measured = Measurements(graph, branch, "float32")
+    measured.check(shape, training=True)
 """
 
 import warnings
@@ -22,45 +24,49 @@ from keras_gradres.precision import spacing
 from keras_gradres.pullbacks.graph import Graph
 from keras_gradres.pullbacks.walk import VanishingGradientError
 from keras_gradres.traversal import layers_in
+from keras_gradres.typing import Dtype, Shape, Tensor
 
 _BATCH, _UNKNOWN_SIZE = 4, 8
 
 
-class Measured:
-    """What was measured of a branch. (Not a dict, which Keras would track.)"""
+class Measurements:
+    """The measurements of a branch, each made once and kept.
 
-    def __init__(self) -> None:
+    Args:
+        graph: The calls of the branch, which is built.
+        branch: The branch.
+        dtype: The dtype of its input.
+    """
+
+    def __init__(self, graph: Graph, branch: keras.Layer, dtype: Dtype) -> None:
+        self._graph = graph
+        self._branch = branch
+        self._dtype = dtype
         self._reasons: dict[tuple, str | None] = {}
 
-    def reason(
-        self,
-        graph: Graph,
-        branch: keras.Layer,
-        shape: tuple,
-        dtype: str,
-        training: bool,
-    ) -> str | None:
-        """See `measure`; measured once for what it depends on."""
-        frozen = tuple(layer.trainable for layer in layers_in(branch))
+    def reason(self, shape: Shape, training: bool) -> str | None:
+        """Why the gradient vanishes, or `None` if it does not; see `measure`."""
+        # In training it matters which normalizations are frozen, which may change.
+        frozen = tuple(layer.trainable for layer in layers_in(self._branch))
         key = (training, training and frozen)
         if key not in self._reasons:
             self._reasons[key] = measure(
-                graph, branch.variables, shape, dtype, training
+                self._graph, self._branch.variables, shape, self._dtype, training
             )
         return self._reasons[key]
 
-
-def refuse(reason: str | None) -> None:
-    """Raises if there is a reason to."""
-    if reason is not None:
-        raise VanishingGradientError(reason)
+    def check(self, shape: Shape, training: bool) -> None:
+        """Raises if the gradient vanishes."""
+        reason = self.reason(shape, training)
+        if reason is not None:
+            raise VanishingGradientError(reason)
 
 
 def measure(
     graph: Graph,
     variables: list[keras.Variable],
-    shape: tuple,
-    dtype: str,
+    shape: Shape,
+    dtype: Dtype,
     training: bool,
 ) -> str | None:
     """Why the gradient vanishes, or `None` if it does not.
@@ -75,7 +81,7 @@ def measure(
     rng = np.random.default_rng(0)
     sizes = (_BATCH, *(n or _UNKNOWN_SIZE for n in shape[1:]))
 
-    def lengths():
+    def lengths() -> tuple[float, float]:
         state = [(v, ops.convert_to_tensor(_value(v, rng))) for v in variables]
         with keras.StatelessScope(state):
             x = ops.cast(ops.convert_to_tensor(_normal(rng, sizes)), dtype)
@@ -89,7 +95,9 @@ def measure(
     except VanishingGradientError as error:
         return str(error)
     except NotImplementedError:
-        raise  # The backend cannot differentiate, or the model is being exported.
+        # The backend cannot differentiate, or the model is being exported: this is an
+        # error, not a failed measurement.
+        raise
     except Exception as error:
         warnings.warn(
             "It could not be measured whether the gradient of a branch vanishes, since "
@@ -101,18 +109,19 @@ def measure(
         return None
     return (
         "The gradient of `branch` is zero whatever its input is: the sum of its "
-        f"outputs does not depend on it (measured: {p:.0e}, and {q:.0e} with random "
-        "weights). "
-        "Something in it, such as a normalization, takes out what all entries have in "
-        f"common: one of {_names(graph)}. Put an activation after it, or take it out. "
-        "Or use a `residual` without gradient."
+        f"outputs does not depend on it. (Its norm was {p:.0e} on random input, and "
+        f"{q:.0e} for a sum with random weights.) The cause is one of {_names(graph)}, "
+        "for instance a normalization, the sum of whose outputs is constant. Put an "
+        "activation after it, or take it out. Or use a `residual` without gradient."
     )
 
 
-def _value(variable, rng):
+def _value(variable: keras.Variable, rng: np.random.Generator) -> np.ndarray:
+    """The value that a variable has during the measurement."""
     dtype = keras.backend.standardize_dtype(variable.dtype)
     shape = tuple(variable.shape)
     if not keras.backend.is_float_dtype(dtype):
+        # Signed integers may be weights, as in quantized layers. Others are seeds.
         signed = dtype.startswith("int")
         return np.broadcast_to(
             rng.integers(1, 9, shape) if signed else 0, shape
@@ -122,20 +131,21 @@ def _value(variable, rng):
     return _normal(rng, shape) / np.sqrt(max(np.prod(shape[:-1]), 1)).astype("float32")
 
 
-def _normal(rng, shape):
+def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return rng.normal(size=shape).astype("float32")
 
 
-def _random(rng, tensor):
+def _random(rng: np.random.Generator, tensor: Tensor) -> Tensor:
     return ops.cast(
         ops.convert_to_tensor(_normal(rng, tuple(tensor.shape))), tensor.dtype
     )
 
 
-def _length(tensor):
+def _length(tensor: Tensor) -> float:
+    """The norm over all entries."""
     values = ops.convert_to_numpy(ops.cast(tensor, "float32"))
     return float(np.linalg.norm(values.astype("float64")))
 
 
-def _names(graph):
+def _names(graph: Graph) -> list[str]:
     return [getattr(layer, "name", type(layer).__name__) for layer in graph.layers]

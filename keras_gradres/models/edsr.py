@@ -18,8 +18,9 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_gradres.layers import GradientResidual, GradientResidualConv, arguments
-from keras_gradres.models import upsampling
+from keras_gradres import checks
+from keras_gradres.layers import GradientResidual, GradientResidualConv
+from keras_gradres.models import images, upsampling
 
 
 def EDSR(  # noqa: N802
@@ -34,19 +35,19 @@ def EDSR(  # noqa: N802
 ) -> keras.Model:
     """EDSR, with a choice of the blocks' residual connection.
 
-    By default the published "baseline" size; `residual="identity"` with `rgb_range=255`
-    is the published network, of 1.37 million parameters for scale 2.
+    The default size is the published "baseline". `residual="identity"` with
+    `rgb_range=255` is the published network, of 1.37 million parameters for scale 2.
 
     Args:
         scale: 2, 3 or 4.
         blocks: The number of residual blocks.
         filters: The number of channels.
         res_scale: What the branch of each block is multiplied by.
-        rgb_range: The range of colors within the network. The authors have 255, beside
-            which a gradient of unit norm is next to nothing.
+        rgb_range: The range of colors within the network. The authors have 255. Beside
+            features of that size a gradient of unit norm is negligible.
         residual: The skip of the blocks, see `GradientResidual`.
         name: The name of the model.
-        **kwargs: Other arguments of `GradientResidual` for the blocks, as `alpha`,
+        **kwargs: Other arguments of `GradientResidual` for the blocks, such as `alpha`,
             `axis` or `second_order`.
 
     Returns:
@@ -55,17 +56,25 @@ def EDSR(  # noqa: N802
         as large.
 
     Raises:
-        ValueError: if `scale` is not 2, 3 or 4, or a number not positive.
+        ValueError: if `scale` is not 2, 3 or 4, or `blocks` or `rgb_range` is not
+            positive.
+
+    Example:
+    >>> import numpy as np
+    >>> from keras_gradres.models import EDSR
+    >>> model = EDSR(scale=2, blocks=1, filters=8)
+    >>> tuple(model(np.zeros((1, 8, 8, 3), "float32")).shape)
+    (1, 16, 16, 3)
     """
     upsampling.check_scale(scale)
-    blocks = arguments.positive_integer("blocks", blocks)
+    blocks = checks.positive_integer("blocks", blocks)
     if not 0 < rgb_range < math.inf:
         raise ValueError(
             f"`rgb_range` must be positive. Received: rgb_range={rgb_range}"
         )
-    axis = upsampling.channel_axis()
+    axis = images.channel_axis()
     kwargs = {"residual": residual, "axis": axis, **kwargs}
-    inputs = upsampling.image_input()
+    inputs = images.image_input()
     mean = np.reshape(upsampling.RGB_MEAN, (3, 1, 1) if axis == 1 else (3,))
     offset = (-rgb_range * mean).tolist()
     x = layers.Rescaling(rgb_range, offset)(inputs)
@@ -103,6 +112,13 @@ def SEDSR(  # noqa: N802
 
     Returns:
         A `keras.Model`, see `EDSR`.
+
+    Example:
+    >>> import numpy as np
+    >>> from keras_gradres.models import SEDSR
+    >>> model = SEDSR(scale=2, alpha=-3.0)
+    >>> tuple(model(np.zeros((1, 8, 8, 3), "float32")).shape)
+    (1, 16, 16, 3)
     """
     sizes = {"blocks": 4, "filters": 32}
     return EDSR(scale, residual=residual, name=name, **{**sizes, **kwargs})

@@ -14,7 +14,8 @@ from typing import Any
 import keras
 from keras import layers
 
-from keras_gradres.layers import GradientResidualDense, arguments
+from keras_gradres import checks
+from keras_gradres.layers import GradientResidualDense
 
 
 def MLP(  # noqa: N802
@@ -43,8 +44,15 @@ def MLP(  # noqa: N802
 
     Returns:
         A `keras.Model` from `(batch, input_size)` to `(batch, outputs)`.
+
+    Example:
+    >>> import numpy as np
+    >>> from keras_gradres.models import MLP
+    >>> model = MLP(input_size=3, outputs=2)
+    >>> tuple(model(np.zeros((5, 3), "float32")).shape)
+    (5, 2)
     """
-    blocks = arguments.positive_integer("blocks", blocks)
+    blocks = checks.positive_integer("blocks", blocks)
     inputs = keras.Input((input_size,))
     x = layers.Dense(units)(inputs)
     for _ in range(blocks):

@@ -19,7 +19,8 @@ import keras
 from keras import layers, ops
 
 from keras_gradres.layers import GradientResidual
-from keras_gradres.models import upsampling
+from keras_gradres.models import images
+from keras_gradres.typing import Config, Shape, Tensor
 
 # The published ones, and two smaller of the same form.
 DEPTHS = (8, 14, 20, 32, 44, 56, 110)
@@ -27,7 +28,9 @@ DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 
 @keras.saving.register_keras_serializable("keras_gradres")
 class PaddedShortcut(keras.Layer):
-    """Every second row and column, and zeros for the new channels ("option A").
+    """Keeps every second row and column, and fills new channels with zeros.
+
+    This is the parameter-free "option A" of the paper.
 
     Args:
         filters: The number of channels of the output.
@@ -35,23 +38,23 @@ class PaddedShortcut(keras.Layer):
         **kwargs: The arguments of all Keras layers.
     """
 
-    def __init__(self, filters, axis=-1, **kwargs):
+    def __init__(self, filters: int, axis: int = -1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.filters = filters
         self.axis = axis
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         widths = [[0, 0]] * 4
         widths[self.axis] = [0, self.filters - x.shape[self.axis]]
         x = x[:, :, ::2, ::2] if self.axis == 1 else x[:, ::2, ::2]
         return ops.pad(x, widths)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         sizes = [size and (size + 1) // 2 for size in input_shape]
         sizes[0], sizes[self.axis] = input_shape[0], self.filters
         return tuple(sizes)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "filters": self.filters, "axis": self.axis}
 
 
@@ -66,14 +69,14 @@ def ResNet(  # noqa: N802
     """A ResNet for CIFAR, with a choice of the blocks' residual connection.
 
     `residual="identity"` is the published network: 0.27 million parameters for depth
-    20. A block ends in a BatchNormalization, so its gradient is that of what comes
-    before it, see `GradientResidual`.
+    20. Each block ends in a BatchNormalization, so the gradient is that of the sum of
+    what goes into it, see `GradientResidual`.
 
     Args:
         depth: 20, 32, 44, 56 or 110, as published; or 8 or 14.
         classes: The number of classes.
         residual: The skip of the blocks, see `GradientResidual`.
-        activation: All activations of the network; the published one has ReLU.
+        activation: The activation in all places; ReLU in the published network.
         name: The name of the model.
         **kwargs: Other arguments of `GradientResidual` for the blocks.
 
@@ -82,14 +85,21 @@ def ResNet(  # noqa: N802
         with any height and width to logits of shape `(batch, classes)`.
 
     Raises:
-        ValueError: if `depth` is none of those.
+        ValueError: if `depth` is none of these.
+
+    Example:
+    >>> import numpy as np
+    >>> from keras_gradres.models import ResNet
+    >>> model = ResNet(8, residual="gain")
+    >>> tuple(model(np.zeros((1, 8, 8, 3), "float32")).shape)
+    (1, 10)
     """
     if depth not in DEPTHS:
         raise ValueError(f"`depth` must be one of {DEPTHS}. Received: depth={depth}")
-    axis = upsampling.channel_axis()
+    axis = images.channel_axis()
     kwargs = {"residual": residual, "axis": axis, "activation": activation, **kwargs}
 
-    def convolution(filters, strides=1):
+    def convolution(filters: int, strides: int = 1) -> keras.Layer:
         return layers.Conv2D(
             filters,
             3,
@@ -99,7 +109,7 @@ def ResNet(  # noqa: N802
             kernel_initializer="he_normal",
         )
 
-    inputs = upsampling.image_input()
+    inputs = images.image_input()
     x = convolution(16)(inputs)
     x = layers.Activation(activation)(layers.BatchNormalization(axis=axis)(x))
     for filters in (16, 32, 64):

@@ -16,8 +16,9 @@ from typing import Any
 import keras
 from keras import layers
 
-from keras_gradres.layers import GradientResidual, arguments
-from keras_gradres.models import upsampling
+from keras_gradres import checks
+from keras_gradres.layers import GradientResidual
+from keras_gradres.models import images, upsampling
 
 
 def SRResNet(  # noqa: N802
@@ -31,8 +32,8 @@ def SRResNet(  # noqa: N802
     """SRResNet, with a choice of the blocks' residual connection.
 
     `residual="identity"` is the published network, of 1.55 million parameters for
-    scale 4. A block ends in a BatchNormalization, so its gradient is that of what comes
-    before it, see `GradientResidual`.
+    scale 4. Each block ends in a BatchNormalization, so the gradient is that of the sum
+    of what goes into it, see `GradientResidual`.
 
     Args:
         scale: 2, 3 or 4.
@@ -47,23 +48,30 @@ def SRResNet(  # noqa: N802
         `EDSR`.
 
     Raises:
-        ValueError: if `scale` is not 2, 3 or 4, or a number not positive.
+        ValueError: if `scale` is not 2, 3 or 4, or `blocks` is not positive.
+
+    Example:
+    >>> import numpy as np
+    >>> from keras_gradres.models import SRResNet
+    >>> model = SRResNet(scale=2, blocks=1, filters=8)
+    >>> tuple(model(np.zeros((1, 8, 8, 3), "float32")).shape)
+    (1, 16, 16, 3)
     """
     upsampling.check_scale(scale)
-    blocks = arguments.positive_integer("blocks", blocks)
-    axis = upsampling.channel_axis()
+    blocks = checks.positive_integer("blocks", blocks)
+    axis = images.channel_axis()
 
-    def convolution(filters=filters, size=3):
+    def convolution(filters: int = filters, size: int = 3) -> keras.Layer:
         return layers.Conv2D(filters, size, padding="same")
 
-    def prelu():
+    def prelu() -> keras.Layer:
         # One slope for each channel.
         return layers.PReLU(shared_axes=[1, 2] if axis == -1 else [2, 3])
 
-    def normalization():
+    def normalization() -> keras.Layer:
         return layers.BatchNormalization(axis=axis)
 
-    inputs = upsampling.image_input()
+    inputs = images.image_input()
     x = layers.Rescaling(2.0, offset=-1.0)(inputs)
     x = start = prelu()(convolution(size=9)(x))
     for _ in range(blocks):

@@ -1,21 +1,31 @@
 """Learned upsampling: a convolution, and the pixel shuffle of arXiv 1609.05158."""
 
+from typing import Any
+
 import keras
 from keras import layers, ops
 
+from keras_gradres.typing import (
+    Config,
+    Shape,
+    SymbolicTensor,
+    Tensor,
+    TensorFunction,
+)
+
 SCALES = (2, 3, 4)
-# The mean color of DIV2K, which the authors of EDSR take out of their images.
+# The mean color of DIV2K, which the authors of EDSR subtract from their images.
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
 
 
 @keras.saving.register_keras_serializable("keras_gradres")
 class PixelShuffle(keras.Layer):
-    """Makes `scale` times as many rows and columns of channels.
+    """Makes `scale` times as many rows and columns, from channels.
 
     The entry `(i, j)` of each square of `scale x scale` pixels in the output is channel
     `(i * scale + j) * channels + c` of the input, in both data formats and on each
-    backend. (`keras.ops.depth_to_space` is not in the oldest Keras that is supported,
-    and its order in `"channels_first"` is not the same on TensorFlow as elsewhere.)
+    backend. `keras.ops.depth_to_space` is not used: the oldest Keras that is supported
+    does not have it, and in `"channels_first"` its order differs on TensorFlow.
 
     Input of shape `(batch, height, width, channels * scale**2)`, or, with
     `"channels_first"`, `(batch, channels * scale**2, height, width)`; the sizes may be
@@ -28,12 +38,14 @@ class PixelShuffle(keras.Layer):
         **kwargs: The arguments of all Keras layers.
     """
 
-    def __init__(self, scale, data_format=None, **kwargs):
+    def __init__(
+        self, scale: int, data_format: str | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.scale = scale
         self.data_format = data_format or keras.config.image_data_format()
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         s = self.scale
         if self.data_format == "channels_first":
             batch, channels, height, width = ops.shape(x)
@@ -45,18 +57,18 @@ class PixelShuffle(keras.Layer):
         x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
         return ops.reshape(x, (batch, height * s, width * s, channels // s**2))
 
-    def compute_output_shape(self, input_shape):
-        sizes = list(input_shape)
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        sizes: list[Any] = list(input_shape)
         channels = 1 if self.data_format == "channels_first" else 3
         for axis in {1, 2, 3} - {channels}:
             sizes[axis] = sizes[axis] and sizes[axis] * self.scale
         sizes[channels] //= self.scale**2
         return tuple(sizes)
 
-    def compute_output_spec(self, x):
+    def compute_output_spec(self, x: SymbolicTensor) -> SymbolicTensor:
         return keras.KerasTensor(self.compute_output_shape(x.shape), x.dtype)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "scale": self.scale,
@@ -64,7 +76,12 @@ class PixelShuffle(keras.Layer):
         }
 
 
-def upsample(x, scale, filters, activation=lambda x: x):
+def upsample(
+    x: SymbolicTensor,
+    scale: int,
+    filters: int,
+    activation: TensorFunction = lambda x: x,
+) -> SymbolicTensor:
     """Convolution, pixel shuffle and activation; for scale 4, twice those for 2."""
     for factor in (2, 2) if scale == 4 else (scale,):
         x = layers.Conv2D(filters * factor**2, 3, padding="same")(x)
@@ -72,17 +89,6 @@ def upsample(x, scale, filters, activation=lambda x: x):
     return x
 
 
-def image_input():
-    """An RGB image of any size."""
-    if channel_axis() == 1:
-        return keras.Input((3, None, None))
-    return keras.Input((None, None, 3))
-
-
-def channel_axis():
-    return 1 if keras.config.image_data_format() == "channels_first" else -1
-
-
-def check_scale(scale):
+def check_scale(scale: int) -> None:
     if scale not in SCALES:
         raise ValueError(f"`scale` must be one of {SCALES}. Received: scale={scale}")

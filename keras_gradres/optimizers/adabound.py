@@ -8,48 +8,63 @@
     w <- w - rate m
 
 The bias correction and the scaling of the final rate with eta are those of the authors'
-code, where eta_0 is the full rate, of which a schedule takes a part. What that is, is
-known of a number and of a schedule with a `warmup_target`. Else it is the largest rate
-so far: before a warm-up from 0 the final rate would be 0 / 0.
+code. eta_0 is the full rate, of which a schedule takes a fraction. It is known if the
+rate is a number, or a schedule with a `warmup_target`. Else the largest rate so far
+stands for it, and not the first one: with a warm-up from 0 the final rate would be
+0 / 0.
 
 Usage:
 
     model.compile(optimizer=AdaBound(1e-3, final_learning_rate=0.1), loss="mse")
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
 from keras import ops
 
 from keras_gradres import backend
+from keras_gradres.typing import Config, Dtype, Tensor
 
 LARGEST = "largest"
 
 
 @keras.saving.register_keras_serializable("keras_gradres")
 class AdaBound(keras.optimizers.Optimizer):
-    """Adam whose rates are bounded, ever closer, towards that of SGD.
+    """Adam with bounds on its rates that converge to the rate of SGD.
 
     Args:
-        learning_rate: eta: a float, a schedule, or a callable.
-        final_learning_rate: The rate of SGD in the end.
+        learning_rate: eta, a float, a schedule, or a callable.
+        final_learning_rate: The rate that both bounds converge to.
         beta_1: The decay of the mean of the gradients, in [0, 1).
         beta_2: The decay of the mean of their squares, in [0, 1).
         gamma: How fast the bounds converge, positive.
         epsilon: A small positive number for stability.
         amsbound: Whether the largest mean of squares so far is used.
         base_learning_rate: eta_0, a positive number, or `"largest"`, the largest rate
-            so far. By default the initial `learning_rate` if that is a number, the
-            `warmup_target` of a schedule that has one, and else, or if that is 0,
+            so far. By default the initial `learning_rate` if that is a number, and the
+            `warmup_target` of a schedule that has one. Otherwise, or if that is 0,
             `"largest"`, which is the first rate of a schedule that falls.
+        name: The name of the optimizer.
         **kwargs: The arguments of all Keras optimizers.
+
+    Example:
+    >>> import keras
+    >>> import numpy as np
+    >>> from keras_gradres.optimizers import AdaBound
+    >>> optimizer = AdaBound(0.1, final_learning_rate=0.5)
+    >>> weight = keras.Variable(np.zeros((1,), "float32"))
+    >>> optimizer.apply([keras.ops.ones((1,))], [weight])
+    >>> round(float(weight.numpy()[0]), 4)
+    -0.1
     """
 
     def __init__(
         self,
-        learning_rate: Any = 1e-3,
+        learning_rate: float
+        | keras.optimizers.schedules.LearningRateSchedule
+        | Callable[[], Any] = 1e-3,
         final_learning_rate: float = 0.1,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
@@ -111,7 +126,7 @@ class AdaBound(keras.optimizers.Optimizer):
         }
 
     def update_step(
-        self, gradient: Any, variable: keras.Variable, learning_rate: Any
+        self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor
     ) -> None:
         dtype = variable.dtype
         eta = ops.cast(learning_rate, dtype)
@@ -136,17 +151,17 @@ class AdaBound(keras.optimizers.Optimizer):
         )
         self.assign_sub(variable, rate * m)
 
-    def _base_rate(self, learning_rate: Any, dtype: str) -> Any:
-        """eta_0, or 1 as long as the rate has been 0 only, when no step is taken."""
+    def _base_rate(self, learning_rate: Tensor, dtype: Dtype) -> Tensor:
+        """eta_0, or 1 as long as all rates were 0, when no step is taken anyway."""
         if self.base_learning_rate != LARGEST:
             return self.base_learning_rate
-        # For each variable of a step again, which changes nothing.
+        # This runs once for each variable of a step, and does the same each time.
         largest = self._largest_rate
         rate = ops.cast(learning_rate, largest.dtype)
         self.assign(largest, ops.maximum(largest.value, rate))
         return ops.cast(ops.where(largest.value == 0, 1, largest.value), dtype)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "final_learning_rate": self.final_learning_rate,

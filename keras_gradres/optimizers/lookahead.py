@@ -13,13 +13,13 @@ Usage:
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 from keras import ops
 
 from keras_gradres import backend
 from keras_gradres.optimizers.wrapper import WrapperOptimizer
+from keras_gradres.typing import Config, Tensor
 
 
 @keras.saving.register_keras_serializable("keras_gradres")
@@ -30,13 +30,25 @@ class Lookahead(WrapperOptimizer):
         inner_optimizer: The optimizer of the fast weights, or its name. With gradient
             accumulation, only the steps that update the weights count.
         sync_period: k, the number of steps between two updates of the slow weights.
-        slow_step_size: The step from the slow to the fast weights, in (0, 1].
+        slow_step_size: a, the fraction of the way from the slow to the fast weights
+            that an update goes, in (0, 1].
         name: The name of the optimizer.
+
+    Example:
+    >>> import keras
+    >>> import numpy as np
+    >>> from keras_gradres.optimizers import Lookahead
+    >>> optimizer = Lookahead(keras.optimizers.SGD(1.0), sync_period=2)
+    >>> weight = keras.Variable(np.zeros((1,), "float32"))
+    >>> for _ in range(2):  # The fast weight goes to -1 and -2, and back halfway.
+    ...     optimizer.apply([keras.ops.ones((1,))], [weight])
+    >>> float(weight.numpy()[0])
+    -1.0
     """
 
     def __init__(
         self,
-        inner_optimizer: Any = "sgd",
+        inner_optimizer: keras.optimizers.Optimizer | str | dict = "sgd",
         sync_period: int = 5,
         slow_step_size: float = 0.5,
         name: str | None = None,
@@ -59,12 +71,12 @@ class Lookahead(WrapperOptimizer):
         self._slow = self.add_optimizer_variables(self._model_variables, "slow")
 
     def _pairs(self) -> list[tuple[keras.Variable, keras.Variable]]:
-        """The slow and the fast weights."""
+        """Pairs of a slow and a fast weight."""
         pairs = zip(self._slow, self._model_variables, strict=True)
-        # Keras makes none for what is set and not trained, as scales of float8.
+        # There is no slow weight where Keras overwrites the weight: scales of float8.
         return [(slow, fast) for slow, fast in pairs if slow is not None]
 
-    def _before_step(self, grads: Sequence[Any]) -> tuple[Any, list[Any]]:
+    def _before_step(self, grads: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """The number of steps, and the slow weights, which begin as the fast ones."""
         iterations = ops.copy(ops.convert_to_tensor(self.iterations))
         return iterations, [
@@ -72,18 +84,18 @@ class Lookahead(WrapperOptimizer):
             for slow, fast in self._pairs()
         ]
 
-    def _after_step(self, before: tuple[Any, list[Any]]) -> None:
+    def _after_step(self, before: tuple[Tensor, list[Tensor]]) -> None:
         iterations, slow = before
         now = ops.convert_to_tensor(self.iterations)
         due = ops.logical_and(now != iterations, now % self.sync_period == 0)
         for (variable, fast), old in zip(self._pairs(), slow, strict=True):
             target = old + self.slow_step_size * (fast.value - old)
-            if fast.constraint is not None:  # Between two such weights it is not met.
+            if fast.constraint is not None:  # `target` need not meet it.
                 target = fast.constraint(target)
             backend.assign(variable, ops.where(due, target, old))
             backend.assign(fast, ops.where(due, target, fast.value))
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "sync_period": self.sync_period,

@@ -1,4 +1,4 @@
-"""What optimizers around another optimizer have in common.
+"""The base class of optimizers that wrap another optimizer.
 
 A step is that of the inner optimizer, with a hook before it and one after it:
 
@@ -6,22 +6,26 @@ A step is that of the inner optimizer, with a hook before it and one after it:
     self.inner_optimizer.apply(gradients)
     self._after_step(before)
 
-`apply` and `stateless_apply` are written here, once, in terms of these.
+`apply` and `stateless_apply` are both written in terms of these hooks.
 """
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_gradres import backend
+from keras_gradres.typing import Config, Tensor
 
 
 class WrapperOptimizer(keras.optimizers.Optimizer):
-    """An optimizer around `inner_optimizer`, which has the rate, the rhythm, and the
-    options: weight decay, clipping, averaging, accumulation, loss scaling.
+    """An optimizer around `inner_optimizer`.
+
+    The learning rate, the count of steps and all options are those of the inner
+    optimizer: weight decay, clipping, averaging, accumulation, loss scaling.
 
     Subclasses override `_before_step` and `_after_step`.
 
@@ -33,23 +37,29 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
 
     _NESTED: tuple[str, ...] = ("inner_optimizer",)  # Objects in the configuration.
 
-    def __init__(self, inner_optimizer: Any, name: str | None = None) -> None:
-        inner = keras.optimizers.get(inner_optimizer)
-        if not isinstance(inner, keras.optimizers.Optimizer):
+    def __init__(
+        self,
+        inner_optimizer: keras.optimizers.Optimizer | str | dict,
+        name: str | None = None,
+    ) -> None:
+        optimizer = keras.optimizers.get(inner_optimizer)
+        if not isinstance(optimizer, keras.optimizers.Optimizer):
             raise ValueError(
                 "`inner_optimizer` must be a Keras optimizer or the name of one. "
                 f"Received: inner_optimizer={inner_optimizer}"
             )
-        super().__init__(learning_rate=0.0, name=name)  # The inner one's counts.
-        self.inner_optimizer = inner
+        super().__init__(learning_rate=0.0, name=name)  # This rate is not used.
+        self.inner_optimizer = optimizer
         self._check_inner_is_unused()
-        # What it is built for, in a function: Keras takes variables in an attribute for
-        # variables of the optimizer.
+        # The variables that it is built for. They are behind a function, because Keras
+        # takes variables in an attribute for those of the optimizer.
         self._get_model_variables: Callable[[], list[keras.Variable]] = list
-        # These come first among the variables, before and after it is built.
-        first = [*super().variables, *inner.variables]
+        # The variables that exist before `build` stay first in `variables`. So their
+        # places are the same before and after it.
+        first = [*super().variables, *optimizer.variables]
         self._first = {id(v): i for i, v in enumerate(first)}
-        self._waiting: list[Any] | None = None
+        # Weights that are set when the variables for them have been made.
+        self._waiting: list[np.ndarray] | None = None
 
     def _check_inner_is_unused(self) -> None:
         if self.inner_optimizer.built:
@@ -65,9 +75,9 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
         return self._get_model_variables()
 
     def build(self, variables: Iterable[keras.Variable]) -> None:
-        """Makes the state for `variables`; does nothing if it is there."""
+        """Makes the state for `variables`; does nothing if it is made already."""
         variables = list(variables)
-        if not variables:  # So Keras builds the optimizer of a model from an `.h5`.
+        if not variables:  # Keras does this when it loads a model from an `.h5` file.
             return
         if self._model_variables:
             if [id(v) for v in variables] != [id(v) for v in self._model_variables]:
@@ -86,22 +96,22 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
         self._set_waiting_weights()
 
     def _build_state(self) -> None:
-        """Hook for subclasses: makes the state that is not the inner optimizer's."""
+        """Hook for subclasses: makes the state that the subclass adds."""
 
     # --- the step ---
 
     def _before_step(self, grads: Sequence[Any]) -> Any:
-        """Hook for subclasses: before the inner step, in the state before it.
+        """Hook for subclasses, called before the step of the inner optimizer.
 
         Args:
-            grads: The gradients that the inner optimizer is about to get.
+            grads: The gradients, as the inner optimizer gets them.
 
         Returns:
-            What `_after_step` needs of that.
+            Anything, which `_after_step` is called with.
         """
 
     def _after_step(self, before: Any) -> None:
-        """Hook for subclasses: after the inner step, in the state after it."""
+        """Hook for subclasses, called after the step of the inner optimizer."""
 
     def apply(
         self,
@@ -143,13 +153,14 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
         variables = self.variables
         with self._with_values(variables, optimizer_variables, trainable_variables):
             before = self._before_step(grads)
-        # Not its `apply`: a `LossScaleOptimizer` for one works in this way only.
-        inner = self.inner_optimizer.variables
+        # Not `apply` in the scope: a `LossScaleOptimizer`, for one, works in this way
+        # only.
+        inner_variables = self.inner_optimizer.variables
         values = {id(v): x for v, x in zip(variables, optimizer_variables, strict=True)}
         trainable_variables, inner_values = self.inner_optimizer.stateless_apply(
-            [values[id(v)] for v in inner], grads, trainable_variables
+            [values[id(v)] for v in inner_variables], grads, trainable_variables
         )
-        values.update(zip(map(id, inner), inner_values, strict=True))
+        values.update(zip(map(id, inner_variables), inner_values, strict=True))
         with self._with_values(
             variables, [values[id(v)] for v in variables], trainable_variables
         ) as scope:
@@ -170,19 +181,19 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
         model = zip(self._model_variables, model_values, strict=True)
         return keras.StatelessScope([*own, *model])
 
-    # --- what the inner optimizer has ---
+    # --- variables, and what is passed on to the inner optimizer ---
 
     @property
     def variables(self) -> list[keras.Variable]:
-        found = [*super().variables, *self.inner_optimizer.variables]
-        return sorted(found, key=lambda v: self._first.get(id(v), len(self._first)))
+        variables = [*super().variables, *self.inner_optimizer.variables]
+        return sorted(variables, key=lambda v: self._first.get(id(v), len(self._first)))
 
     def _is_complete(self) -> bool:
-        """Whether all variables are there."""
+        """Whether all variables are made."""
         return self.built
 
     def set_weights(self, weights: Sequence[Any]) -> None:
-        """Sets all variables, those that are not there yet as soon as they are."""
+        """Sets all variables; those that are not made yet, when they are made."""
         weights, variables = list(weights), self.variables
         if not self._is_complete():
             # Copies: Keras closes the file that they come from.
@@ -202,7 +213,7 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
         backend.eagerly(assign)  # TensorFlow builds optimizers where it traces steps.
 
     def _set_waiting_weights(self) -> None:
-        """What `set_weights` could not do; to be called when all variables are made."""
+        """Sets the weights that wait; to be called when all variables are made."""
         if self._waiting is not None and self._is_complete():
             weights, self._waiting = self._waiting, None
             self.set_weights(weights)
@@ -215,10 +226,10 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
             super().save_own_variables(store)
 
     def load_own_variables(self, store: Any) -> None:
-        if store.keys():  # Else it was saved before its first step, and is as it was.
+        if store.keys():  # Empty if it was saved before its first step.
             super().load_own_variables(store)
 
-    def scale_loss(self, loss: Any) -> Any:
+    def scale_loss(self, loss: Tensor) -> Tensor:
         return self.inner_optimizer.scale_loss(loss)
 
     def finalize_variable_values(self, var_list: list[keras.Variable]) -> None:
@@ -243,7 +254,7 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
     def iterations(self) -> Any:
         return self.inner_optimizer.iterations
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             "name": self.name,
             "inner_optimizer": keras.saving.serialize_keras_object(
@@ -254,7 +265,7 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
     @classmethod
     def from_config(
         cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
-    ) -> "WrapperOptimizer":
+    ) -> Self:
         config = copy.deepcopy(config)  # Deserialization changes what it is given.
         for name in cls._NESTED:
             config[name] = keras.saving.deserialize_keras_object(

@@ -1,14 +1,14 @@
-"""Algorithm 1 of GAL for one output of a model: from dl/dz to what is propagated."""
+"""Algorithm 1 of GAL for one output: from dl/dz to the gradient to propagate."""
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any
 
 from keras import ops
 
-from keras_gradres.layers import arguments
+from keras_gradres import checks
 from keras_gradres.optimizers.gal import formulas
+from keras_gradres.typing import Tensor, TensorFunction
 
 GRANULARITIES = ("sample", "batch", "reference")
 
@@ -40,40 +40,41 @@ class Settings:
 class Algorithm1:
     """One step of Algorithm 1.
 
-    A *sample* is an entry of the unreduced loss: with z of shape (N, Q, 4) and a loss
-    for each box, of shape (N, Q), it is a box. What the losses are multiplied by until
-    they are the number that is differentiated (sample and loss weights, masks, 1 / N,
-    loss scaling) arrives from above, as `weights`. dl/dz of a sample is its gradient
-    without them; what is back-propagated has them.
+    A *sample* is an entry of the unreduced loss. With z of shape (N, Q, 4) and a loss
+    for each box, of shape (N, Q), a sample is a box.
+
+    `weights` are the derivative of the total loss by each unreduced loss: sample and
+    loss weights, masks, 1 / N, loss scale. dl/dz of a sample is its gradient without
+    them. The gradient that is propagated has them.
 
     Args:
         settings: The `Settings`.
         learning_rate: The current rate of the optimizer, a scalar.
-        loss: The function from z to the unreduced losses.
+        unreduced_loss: The function from z to the unreduced losses.
         z: The output of the model.
-        losses: `loss(z)`, of the shape of the first axes of z, or, if `granularity` is
-            not `"sample"`, of any shape.
-        weights: The derivative of the differentiated number by `losses`.
-        gradient: The derivative of the differentiated number by z.
+        losses: The unreduced losses at z, of the shape of the first axes of z, or, if
+            `granularity` is not `"sample"`, of any shape.
+        weights: The derivative of the total loss by `losses`.
+        gradient: The derivative of the total loss by z.
     """
 
     def __init__(
         self,
         settings: Settings,
-        learning_rate: Any,
-        loss: Callable[[Any], Any],
-        z: Any,
-        losses: Any,
-        weights: Any,
-        gradient: Any,
+        learning_rate: Tensor,
+        unreduced_loss: TensorFunction,
+        z: Tensor,
+        losses: Tensor,
+        weights: Tensor,
+        gradient: Tensor,
     ) -> None:
         self.settings = settings
-        self.loss = loss
+        self.unreduced_loss = unreduced_loss
         self.z, self.losses, self.gradient = z, losses, gradient
-        self.step = settings.beta * ops.cast(learning_rate, z.dtype)
+        self.step_size = settings.beta * ops.cast(learning_rate, z.dtype)
         self.per_sample = settings.granularity == "sample"
         rank, samples = len(z.shape), len(losses.shape)
-        if not samples or not arguments.may_be_equal(losses.shape, z.shape[:samples]):
+        if not samples or not checks.may_be_equal(losses.shape, z.shape[:samples]):
             if self.per_sample:
                 raise ValueError(
                     "`granularity='sample'` needs an unreduced loss, of the shape of "
@@ -86,11 +87,13 @@ class Algorithm1:
         samples = max(samples, 1)
         self.sample_axes = tuple(range(samples))
         self.features = tuple(range(samples, rank))
-        # With one entry for each sample v / |v| is a sign, and h could never learn.
-        whole = None not in z.shape[samples:] and math.prod(z.shape[samples:]) == 1
-        self.axes = tuple(range(rank)) if whole else self.features
-        # Masked samples would count in a norm over the batch.
-        self.absent = self._over(weights) == 0 if whole and separate else None
+        # With one entry for each sample v / |v| is a sign, whose derivative is zero: h
+        # could never learn. So the norm is over the batch.
+        sizes = z.shape[samples:]
+        single_entry = None not in sizes and math.prod(sizes) == 1
+        self.axes = tuple(range(rank)) if single_entry else self.features
+        # Samples of weight 0 must not count in a norm over the batch.
+        self.absent = self._over(weights) == 0 if single_entry and separate else None
         total = ops.sum(weights)
         self.weights = _divide(weights, total)  # Their sum is 1.
         # The gradient of the loss of a sample, or of the mean loss of the batch.
@@ -98,8 +101,8 @@ class Algorithm1:
         self.dl_dz = _divide(gradient, self.scale)
         self.before = self._loss_of(losses)
 
-    def remainder(self, v: Any) -> tuple[Any, Any, Any]:
-        """The mean of |r| (Eq. 7), and v~ and the tentative loss that it is made of."""
+    def remainder(self, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The mean of |r| (Eq. 7), v~, and the loss after the tentative step."""
         settings = self.settings
         if self.absent is not None:
             v = ops.where(self.absent, 0, v)
@@ -107,69 +110,73 @@ class Algorithm1:
             self.dl_dz, v, settings.alpha, self.axes, settings.normalize
         )
         g = self.dl_dz + dv
-        after = self._loss_of(self.loss(self.z - self.step * g))
-        r = formulas.remainder(after, self.before, self._decrease(g), self.step)
+        after = self._loss_of(self.unreduced_loss(self.z - self.step_size * g))
+        r = formulas.remainder(after, self.before, self._decrease(g), self.step_size)
         r = ops.abs(r)
         return (ops.sum(self.weights * r) if self.per_sample else r), dv, after
 
-    def outcome(self, dv: Any, after: Any) -> tuple[Any, list]:
-        """The gradient to propagate, and [accepted, cosine, drift]."""
+    def outcome(self, dv: Tensor, after: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The gradient to propagate, and the diagnostics [accepted, cosine, drift]."""
         accepted = formulas.accepts(
-            self.settings.policy,
-            after,
-            self.before,
-            lambda: self._loss_of(self.loss(self.z - self.step * self.dl_dz)),
+            self.settings.policy, after, self.before, self._after_vanilla_step
         )
-        share = ops.cast(accepted, dv.dtype)
+        used = ops.cast(accepted, dv.dtype)  # 1 or 0.
         length = formulas.norm(dv, self.features)
         if self.per_sample:
-            rate = ops.sum(self.weights * share)
+            rate = ops.sum(self.weights * used)
             weights = self._over(self.weights)
-            share = self._over(share)
+            used = self._over(used)
         else:
-            rate, weights = share, 1 / self._samples()
+            rate, weights = used, 1 / self._samples()
         aligned = self.dl_dz * dv / formulas.norm(self.dl_dz, self.axes)
         if self.axes == self.features:
             cosine = ops.sum(weights * aligned / length)
-        else:  # One vector is all there is: its entries are not averaged.
+        else:  # The norms are over the batch, so there is one cosine.
             cosine = ops.sum(aligned / formulas.norm(dv, self.axes))
-        weights = weights * share
+        weights = weights * used
         common = ops.sum(weights * dv, axis=self.sample_axes, keepdims=True)
         drift = _divide(ops.sqrt(ops.sum(common * common)), ops.sum(weights * length))
-        return self.gradient + share * self.scale * dv, [rate, cosine, drift]
+        return self.gradient + used * self.scale * dv, [rate, cosine, drift]
 
-    def _loss_of(self, losses: Any) -> Any:
+    def _after_vanilla_step(self) -> Tensor:
+        """The loss after a step along dl/dz."""
+        z = self.z - self.step_size * self.dl_dz
+        return self._loss_of(self.unreduced_loss(z))
+
+    def _loss_of(self, losses: Tensor) -> Tensor:
+        """One loss for each sample, or the mean loss of the batch."""
         return losses if self.per_sample else ops.sum(self.weights * losses)
 
-    def _decrease(self, g: Any) -> Any:
-        """<dl/dz, g>."""
+    def _decrease(self, g: Tensor) -> Tensor:
+        """<dl/dz, g>, for each sample or for the batch."""
         if self.per_sample:
             return ops.sum(self.dl_dz * g, axis=self.features)
         products = ops.sum(self.dl_dz * g)
         if self.settings.granularity == "reference":
-            # As in the authors' code: the mean over the samples of the batch, though
-            # dl/dz has been divided by their number already.
+            # The authors' code takes the mean over the samples, although dl/dz has been
+            # divided by their number already.
             return products / self._samples()
         return products
 
-    def _samples(self) -> Any:
+    def _samples(self) -> Tensor:
+        """The number of samples."""
         shape = ops.shape(self.z)
         count = ops.prod(
             ops.convert_to_tensor([shape[i] for i in self.sample_axes], "int32")
         )
         return ops.cast(count, self.z.dtype)
 
-    def _over(self, values: Any) -> Any:
+    def _over(self, values: Tensor) -> Tensor:
         """One value for each sample, broadcast over its entries of z."""
         return values[(..., *(None for _ in self.features))]
 
 
-def _divide(a: Any, b: Any) -> Any:
+def _divide(a: Tensor, b: Tensor) -> Tensor:
     """`a / b`, and `a` where `b` is zero."""
     return a / (b + ops.cast(b == 0, b.dtype))
 
 
 def _is_number(value: Any) -> bool:
-    """Whether it is a finite number that is not negative."""
+    """Whether `value` is a finite number that is not negative."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return number and math.isfinite(value) and value >= 0

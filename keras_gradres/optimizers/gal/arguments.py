@@ -1,4 +1,4 @@
-"""The arguments of `GAL`: what is wrong with them, and the networks they ask for."""
+"""Checks of the arguments of `GAL`, and the networks that they describe."""
 
 import inspect
 from collections.abc import Callable
@@ -9,22 +9,22 @@ import keras
 from keras_gradres.optimizers.gal.mlp import HIDDEN_UNITS, MLP
 
 
-def check_inner(inner_optimizer: Any, others: dict[str, Any]) -> None:
-    """Raises for arguments that are none of GAL's but of the inner optimizer's."""
+def check_inner_optimizer(inner_optimizer: Any, others: dict[str, Any]) -> None:
+    """Raises for a class, and for arguments that belong to the inner optimizer."""
     if inspect.isclass(inner_optimizer):
         name = inner_optimizer.__name__
         raise ValueError(
             "`inner_optimizer` must be an optimizer, not its class. Write "
             f"`GAL({name}(...))`. Received: inner_optimizer={inner_optimizer}"
         )
-    known = [n for n in others if n in _ARGUMENTS_OF_OPTIMIZERS]
-    if known:
+    misplaced = [n for n in others if n in _ARGUMENTS_OF_OPTIMIZERS]
+    if misplaced:
         name = "keras.optimizers.SGD"
         if isinstance(inner_optimizer, keras.optimizers.Optimizer):
             name = type(inner_optimizer).__name__
-        given = ", ".join(f"{n}={others[n]}" for n in known)
+        given = ", ".join(f"{n}={others[n]}" for n in misplaced)
         raise ValueError(
-            f"`{known[0]}` is an argument of the inner optimizer. Write "
+            f"`{misplaced[0]}` is an argument of the inner optimizer. Write "
             f"`GAL({name}({given}))`. Received: {given}"
         )
     if others:
@@ -79,8 +79,9 @@ def check_networks(gal: Any) -> None:
     for name, is_given in of_mlp.items():
         if network is not None and is_given:
             raise ValueError(
-                f"Only one of `network` and `{name}` can be given: it is for the MLP. "
-                f"Received: network={network}, {name}={getattr(gal, name)}"
+                f"Only one of `network` and `{name}` can be given: `network` replaces "
+                f"the MLP, which `{name}` is for. Received: network={network}, "
+                f"{name}={getattr(gal, name)}"
             )
     shapes = gal.output_shapes
     if shapes is not None and not (
@@ -95,7 +96,10 @@ def check_networks(gal: Any) -> None:
 
 
 def networks_maker(gal: Any) -> Callable[[int, int], keras.Layer]:
-    """A function that makes the network of an index, of as many, and holds no `gal`."""
+    """A function from an index and the number of networks to the network.
+
+    It holds no reference to `gal`, which holds it.
+    """
     given, name, seed = gal.network, gal.name, gal.seed
     widths = HIDDEN_UNITS if gal.hidden_units is None else gal.hidden_units
     of_mlp = (widths, gal.activation, gal.skip, gal.use_bias)

@@ -6,21 +6,23 @@ from typing import Any
 
 import keras
 
+from keras_gradres.typing import Shape, Tensor
+
 HIDDEN_UNITS = (100, 32, 16)
 
 
 class MLP(keras.Layer):
     """A multilayer perceptron on the last axis of its input z, of shape (..., d).
 
-    For widths a, b it has kernels of d x a, a x b and b x d, and biases. All of it is
-    in one layer, since what each call of a layer takes is felt in an eager step.
+    For widths a, b it has kernels of d x a, a x b and b x d, and biases. It is a single
+    layer, since each call of a layer takes time in an eager step.
 
     Args:
         hidden_units: The widths of the hidden layers.
         activation: Their activation, a function.
-        skip: Whether z is added to what the perceptron returns.
+        skip: Whether z is added to the output of the perceptron.
         use_bias: Whether the layers have biases.
-        seed: That of the kernels.
+        seed: The seed of the initial kernels.
         **kwargs: The arguments of all Keras layers.
     """
 
@@ -40,7 +42,7 @@ class MLP(keras.Layer):
         self.use_bias = use_bias
         self.seed = seed
 
-    def build(self, input_shape: tuple) -> None:
+    def build(self, input_shape: Shape) -> None:
         sizes = [input_shape[-1], *self.hidden_units, input_shape[-1]]
         self.kernels, self.biases = [], []
         for i, shape in enumerate(itertools.pairwise(sizes)):
@@ -54,11 +56,11 @@ class MLP(keras.Layer):
                     self.add_weight(shape[1:], initializer="zeros", name=f"bias_{i}")
                 )
 
-    def call(self, z: Any) -> Any:
+    def call(self, z: Tensor) -> Tensor:
         return self.function(z, [v.value for v in self.trainable_variables])
 
-    def function(self, z: Any, theta: Sequence[Any]) -> Any:
-        """H(z; theta), with the weights in the order of `trainable_variables`."""
+    def function(self, z: Tensor, theta: Sequence[Tensor]) -> Tensor:
+        """The output h(z; theta); theta is in the order of `trainable_variables`."""
         v = z
         size = 2 if self.use_bias else 1
         layers = [theta[i : i + size] for i in range(0, len(theta), size)]
@@ -70,5 +72,5 @@ class MLP(keras.Layer):
                 v = self.activation(v)
         return z + v if self.skip else v
 
-    def compute_output_shape(self, input_shape: tuple) -> tuple:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape

@@ -1,8 +1,8 @@
 """The adjustment networks of a `GAL`, one for each of its losses, and their training.
 
-Of a step, `values` are read before the backward pass, and are what `call` computes
-with. What the backward pass leaves is a `Result` for each network, from which `train`
-makes a step (Algorithm 1, lines 12 to 16):
+Before the backward pass of a step, `values` reads the weights, with which `call`
+computes. The backward pass leaves a `Result` for each network. With these `train` makes
+a step of the networks (Algorithm 1, lines 12 to 16):
 
     theta, state = networks.values(i)
     v, new_state, penalty = networks.call(i, z, theta, state)
@@ -10,19 +10,21 @@ makes a step (Algorithm 1, lines 12 to 16):
 """
 
 import dataclasses
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_gradres import backend
-from keras_gradres.layers import inner
+from keras_gradres import backend, sublayers
 from keras_gradres.optimizers.gal.loss import Call
 from keras_gradres.optimizers.gal.mlp import MLP
+from keras_gradres.typing import Shape, Tensor
 
-MEASURES = ("remainder", "accepted", "cosine", "drift")
+# The values that a step records for each network, beside the count "dropped".
+DIAGNOSTICS = ("remainder", "accepted", "cosine", "drift")
 
 
 @dataclasses.dataclass
@@ -30,75 +32,82 @@ class Result:
     """What a step leaves for one network.
 
     Attributes:
-        finite: Whether all that was computed is finite, a scalar.
-        measures: The `MEASURES` of the step, of shape (4,).
+        finite: Whether all values of the step are finite, a scalar.
+        diagnostics: The `DIAGNOSTICS` of the step, of shape (4,).
         dtheta: The derivatives of the mean |r| by the trainable weights.
         state: The new values of the other weights.
     """
 
-    finite: Any
-    measures: Any
-    dtheta: list
-    state: list
+    finite: Tensor
+    diagnostics: Tensor
+    dtheta: list[Tensor]
+    state: list[Tensor]
 
-    def tensors(self) -> list:
-        """All of it, as numbers of which means can be taken."""
-        finite = ops.cast(self.finite, self.measures.dtype)
-        return [finite, self.measures, *self.dtheta, *self.state]
+    def tensors(self) -> list[Tensor]:
+        """All of it in a list; booleans as numbers, so that means can be taken."""
+        finite = ops.cast(self.finite, self.diagnostics.dtype)
+        return [finite, self.diagnostics, *self.dtheta, *self.state]
 
-    def replaced(self, tensors: Iterator[Any]) -> "Result":
-        """A result with the next of `tensors` in the place of its own."""
-        finite, measures = next(tensors) == 1, next(tensors)
+    def replaced(self, tensors: Iterator[Tensor]) -> "Result":
+        """A result like this one with other tensors, the next of `tensors`."""
+        finite, diagnostics = next(tensors) == 1, next(tensors)
         dtheta = [next(tensors) for _ in self.dtheta]
-        return Result(finite, measures, dtheta, [next(tensors) for _ in self.state])
+        return Result(finite, diagnostics, dtheta, [next(tensors) for _ in self.state])
 
 
 class Networks:
-    """The networks, what trains them, and what was measured in the last step.
+    """The networks, their optimizer, and the diagnostics of the last step.
 
     Args:
-        make: A function of an index and a count that returns a network.
-        optimizer: What trains them.
+        make: A function from the index of a network and their number to the network.
+        optimizer: The optimizer that trains them.
         name: The name of the GAL.
 
     Attributes:
         layers: The networks, empty until they are built.
-        optimizer: As given.
-        shapes: Those of the outputs that they are built for.
+        optimizer: Their optimizer.
+        shapes: The shapes of the outputs that they are built for.
     """
 
-    def __init__(self, make: Any, optimizer: Any, name: str) -> None:
+    def __init__(
+        self,
+        make: Callable[[int, int], keras.Layer],
+        optimizer: keras.optimizers.Optimizer,
+        name: str,
+    ) -> None:
         self._make = make
         self.optimizer = optimizer
         self._name = name
         self.layers: tuple[keras.Layer, ...] = ()
-        self._measures: list[keras.Variable] = []
+        self._diagnostics: list[keras.Variable] = []
         self._dropped: list[keras.Variable] = []
-        self.shapes: list[tuple] = []
-        self._losses: list[Any] = []
+        self.shapes: list[Shape] = []
+        self._loss_refs: list[weakref.ref | None] = []
         self._weights: list[tuple] = []
         self._are_shared = False
 
-    def build(self, shapes: list[tuple]) -> None:
-        """Makes a network for each output of these shapes, (None, ...)."""
+    def build(self, shapes: list[Shape]) -> None:
+        """Makes a network for each output; their shapes are (None, ...)."""
         count = len(shapes)
-        found = [self._make(i, count) for i in range(count)]
-        for network, shape in zip(found, shapes, strict=True):
+        networks = tuple(self._make(i, count) for i in range(count))
+        for network, shape in zip(networks, shapes, strict=True):
             shape = (*shape, 1) if len(shape) == 1 else tuple(shape)
-            output = inner.build(network, "network", shape, keras.config.floatx())
+            output = sublayers.build(network, "network", shape, keras.config.floatx())
             if output[1:] != shape[1:]:
                 raise ValueError(
                     "`network` must return a tensor of the shape of its input. "
                     f"Received: network={network}, which maps {shape} to {output}"
                 )
-        self.layers = tuple(found)
+        self.layers = networks
         self._weights = [
-            (n.trainable_variables, n.non_trainable_variables) for n in found
+            (n.trainable_variables, n.non_trainable_variables) for n in networks
         ]
-        self.shapes, self._losses = shapes, [None] * count
+        self.shapes, self._loss_refs = shapes, [None] * count
         with keras.name_scope(self._name):
-            self._measures = [
-                self._variable((len(MEASURES),), f"measures_{i}") for i in range(count)
+            # The name of the variables is older, and stays for states that are saved.
+            self._diagnostics = [
+                self._variable((len(DIAGNOSTICS),), f"measures_{i}")
+                for i in range(count)
             ]
             self._dropped = [self._variable((), f"dropped_{i}") for i in range(count)]
         self.optimizer.build(self.trainable_variables)
@@ -112,8 +121,9 @@ class Networks:
 
     @property
     def variables(self) -> list[keras.Variable]:
-        found = [v for network in self.layers for v in network.variables]
-        return [*self._measures, *self._dropped, *self.optimizer.variables, *found]
+        weights = [v for network in self.layers for v in network.variables]
+        own = [*self._diagnostics, *self._dropped]
+        return [*own, *self.optimizer.variables, *weights]
 
     def set_weights(self, weights: list) -> None:
         """Sets all variables."""
@@ -125,7 +135,7 @@ class Networks:
         backend.eagerly(assign)
 
     def save_shapes(self, store: Any) -> None:
-        """Puts the shapes into a store of variables, whose loading begins with them."""
+        """Puts the shapes into a store of variables: loading has to `build` first."""
         for i, shape in enumerate(self.shapes):
             sizes = [-1 if size is None else size for size in shape]
             store[f"output_shape_{i}"] = np.array(sizes, "int32")
@@ -135,23 +145,23 @@ class Networks:
     def assign(self, calls: list[Call]) -> dict[int, Call]:
         """The pending calls by the index of their network.
 
-        A loss keeps its network. A new one takes, in the order of the calls, one that
-        was never taken, or else one whose loss is not called in this step, as after
-        `compile` with new losses.
+        A loss keeps its network. New losses, in the order of their calls, take the
+        networks that no loss has. If there are none, they take those of losses that are
+        not called in this step, which `compile` with new losses leaves behind.
         """
-        known = {ref: i for i, ref in enumerate(self._losses) if ref is not None}
-        called = {known[call.loss] for call in calls if call.loss in known}
+        known = {ref: i for i, ref in enumerate(self._loss_refs) if ref is not None}
+        called = {known[call.loss_ref] for call in calls if call.loss_ref in known}
         free = [i for i in range(len(self.layers)) if i not in called]
-        free.sort(key=lambda i: self._losses[i] is not None)
-        new = [call for call in calls if call.loss not in known]
+        free.sort(key=lambda i: self._loss_refs[i] is not None)
+        new = [call for call in calls if call.loss_ref not in known]
         pending = [call for call in calls if call.is_pending()]
-        if len(new) > len(free):  # Those that were called elsewhere can do without.
+        if len(new) > len(free):  # Calls without a backward pass need no network.
             new = [call for call in new if call.is_pending()]
         if len(new) > len(free):
             raise ValueError(
-                f"GAL was built for {len(self.layers)} adjusted losses, and would "
-                f"leave the others as they are. Received: {len(pending)} adjusted "
-                "losses in this step. Make a new GAL for these."
+                f"GAL was built for {len(self.layers)} adjusted losses, and would not "
+                f"adjust the others. Received: {len(pending)} adjusted losses in this "
+                "step. Make a new GAL for these."
             )
         for i, call in zip(free, new, strict=False):
             shape = self.shapes[i]
@@ -161,9 +171,9 @@ class Networks:
                     f"adjusted loss of an output of shape {call.shape}. Make a new GAL "
                     "for it."
                 )
-            known[call.loss] = i
-            self._losses[i] = call.loss
-        return {known[call.loss]: call for call in pending}
+            known[call.loss_ref] = i
+            self._loss_refs[i] = call.loss_ref
+        return {known[call.loss_ref]: call for call in pending}
 
     # --- the step ---
 
@@ -173,16 +183,18 @@ class Networks:
             backend.broadcast(self.variables)
             self._are_shared = True
 
-    def values(self, index: int) -> tuple[list, list]:
-        """Theta and the state of a network now, as tensors that stay what they are."""
+    def values(self, index: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Copies of theta and of the state of a network, as they are now."""
         theta, state = self._weights[index]
         return [ops.copy(v.value) for v in theta], [ops.copy(v.value) for v in state]
 
-    def call(self, index: int, z: Any, theta: list, state: list) -> tuple:
-        """V = h(z; theta), the new state, and the losses of the network itself."""
+    def call(
+        self, index: int, z: Tensor, theta: list[Tensor], state: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor], Tensor]:
+        """The output v = h(z; theta), the new state, and the network's own losses."""
         network = self.layers[index]
         inputs = ops.expand_dims(z, -1) if len(z.shape) == 1 else z
-        if isinstance(network, MLP):  # What a call of a layer takes is felt.
+        if isinstance(network, MLP):  # Faster in an eager step than a layer call.
             v, penalty = network.function(inputs, theta), 0.0
         else:
             trainable, other = self._weights[index]
@@ -198,54 +210,54 @@ class Networks:
         return v, state, penalty
 
     def train(self, results: dict[int, Result]) -> None:
-        """A step of each network with a result, but of those that are not finite."""
+        """A step of each network whose result is finite."""
         assign = backend.assign
         gradients, variables, restored = [], [], []
         for index, result in results.items():
             theta, state = self._weights[index]
-            measures, dropped = self._measures[index], self._dropped[index]
-            found = result.measures
+            diagnostics, dropped = self._diagnostics[index], self._dropped[index]
+            new_diagnostics = ops.cast(result.diagnostics, diagnostics.dtype)
             new, dtheta = result.state, result.dtheta
             finite = backend.known(result.finite)
             if finite is not True:
-                more = dropped.value + ops.where(finite, 0.0, 1.0)
-                assign(dropped, ops.cast(more, dropped.dtype))
-                found = ops.where(
-                    finite, ops.cast(found, measures.dtype), measures.value
-                )
+                count = dropped.value + ops.where(finite, 0.0, 1.0)
+                assign(dropped, ops.cast(count, dropped.dtype))
+                new_diagnostics = ops.where(finite, new_diagnostics, diagnostics.value)
                 new = [
                     ops.where(finite, n, v.value)
                     for n, v in zip(new, state, strict=True)
                 ]
                 dtheta = [ops.where(finite, gradient, 0) for gradient in dtheta]
                 restored += [(finite, v, ops.copy(v.value)) for v in theta]
-            assign(measures, ops.cast(found, measures.dtype))
+            assign(diagnostics, new_diagnostics)
             for v, value in zip(state, new, strict=True):
                 assign(v, value)
             gradients += dtheta
             variables += theta
         if variables:
             self.optimizer.apply(backend.to_apply(gradients), variables)
-        for finite, v, old in restored:  # Momentum moves without a gradient, too.
+        # Momentum moves weights even where the gradient is zero.
+        for finite, v, old in restored:
             assign(v, ops.where(finite, v.value, old))
 
     @property
     def diagnostics(self) -> dict[str, float]:
-        found = {}
-        for i, (measures, dropped) in enumerate(
-            zip(self._measures, self._dropped, strict=True)
+        """The diagnostics of the last step by their names; see `GAL`."""
+        by_name = {}
+        for i, (diagnostics, dropped) in enumerate(
+            zip(self._diagnostics, self._dropped, strict=True)
         ):
-            values = [*measures.numpy(), dropped.numpy()]
-            for name, value in zip((*MEASURES, "dropped"), values, strict=True):
+            values = [*diagnostics.numpy(), dropped.numpy()]
+            for name, value in zip((*DIAGNOSTICS, "dropped"), values, strict=True):
                 name = name if len(self.layers) == 1 else f"{name}_{i}"
-                found[name] = float(value)
-        return found
+                by_name[name] = float(value)
+        return by_name
 
 
-def without_shapes(store: Any) -> tuple[dict, list[tuple]]:
+def without_shapes(store: Any) -> tuple[dict[str, Any], list[Shape]]:
     """The variables of a store, and the shapes that `save_shapes` has put there."""
     values = {key: store[key] for key in store.keys()}  # noqa: SIM118
-    shapes: list[tuple] = []
+    shapes: list[Shape] = []
     while (key := f"output_shape_{len(shapes)}") in values:
         sizes = np.array(values.pop(key)).tolist()
         shapes.append(tuple(None if size < 0 else size for size in sizes))

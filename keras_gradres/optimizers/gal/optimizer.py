@@ -4,16 +4,10 @@ For a step of any Keras trainer, with z the model's output:
 
     loss = gal.loss(...)(y, z)          tells GAL of the call, hooks into the gradient
     loss = gal.scale_loss(loss)         takes the call, and reads theta and eta
-    gradients = ...                     the hook runs Algorithm 1: dl/dz becomes g, and
-                                        d|r|/dtheta is kept
-    gal.apply(gradients)                the inner optimizer trains the model, a copy of
-                                        it the adjustment network
-
-Usage:
-
-    gal = GAL("sgd", alpha=1e-3, beta=1.0, hidden_units=(100, 32, 16))
-    model.compile(optimizer=gal, loss=gal.loss("mse"))
-    model.fit(x, y)
+    gradients = ...                     the hook runs Algorithm 1: it replaces dl/dz by
+                                        g, and keeps d|r|/dtheta
+    gal.apply(gradients)                the inner optimizer trains the model, and a copy
+                                        of it trains the adjustment network
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,41 +24,42 @@ from keras_gradres.optimizers.gal.networks import Networks, without_shapes
 from keras_gradres.optimizers.gal.step import Step, check_state, no_loss, not_adjusted
 from keras_gradres.optimizers.gal.twin import twin
 from keras_gradres.optimizers.wrapper import WrapperOptimizer
+from keras_gradres.typing import ActivationLike, Config, Shape, Tensor
 
 
 @keras.saving.register_keras_serializable("keras_gradres")
 class GAL(WrapperOptimizer):
     """Gradient adjustment learning around any optimizer.
 
-    At the output z of each of its losses, which `loss` makes, an adjustment network h
-    turns z into a correction of the loss gradient there. It is used where a tentative
-    step along it does not raise the loss (Algorithm 1 of arXiv 2201.09193). h is
-    trained to make the remainder of the first-order Taylor step small, and is used in
-    training only.
+    GAL corrects the gradient of each loss that `loss` makes, at the output z. The
+    correction comes from an adjustment network h(z). It is used where a tentative step
+    along it does not raise the loss (Algorithm 1 of arXiv 2201.09193). h is trained to
+    make the remainder of the first-order Taylor step small, and is used in training
+    only.
 
-    With the plain MLP of the paper (`skip=False`) an `alpha` of 0.1 and above diverges.
-    The outputs move along -h(z), which grows where h has eigenvalues of negative real
-    part, and of those of a random map half are such; training changes h next to
-    nothing. h(z) = z + MLP(z), the default, hardly ever has one, and trains like the
-    inner optimizer: at 0.3 one of 30 seeds had one, and failed (the benchmark
+    The outputs move along -h(z), which is unstable where h has eigenvalues of negative
+    real part. The plain MLP of the paper (`skip=False`) starts as a random map, of
+    whose eigenvalues half are such, and training changes it very little. So it diverges
+    with an `alpha` of 0.1 and above. The default h(z) = z + MLP(z) rarely has such
+    eigenvalues: at 0.3 one of 30 seeds had one, and failed (the benchmark
     `gal_mechanism`). At 0.001, the paper's value, both are the same within noise.
 
     Args:
         inner_optimizer: The optimizer of the model, or its name. For mixed_float16 give
             `keras.optimizers.LossScaleOptimizer(inner)`, and compile with
             `auto_scale_loss=False`.
-        alpha: The length of the adjustment in units of the gradient's, in [0, 1].
-        beta: The tentative step in units of the learning rate, positive.
+        alpha: The norm of the adjustment in units of that of the gradient, in [0, 1].
+        beta: The tentative step size in units of the learning rate, positive.
         hidden_units: The widths of the hidden layers of the MLP in h, on the last axis
             of z. By default (100, 32, 16).
-        network: A Keras layer instead of z + MLP(z), from z to v of the same shape, of
-            floating-point dtype; a list of them for several losses. A network that is
-            built keeps its weights. It is called with `training=True`.
+        network: A Keras layer instead of z + MLP(z). It maps z to v of the same shape
+            and of floating-point dtype. For several losses, a list of layers. A network
+            that is built keeps its weights. It is called with `training=True`.
         activation: The activation of the hidden layers; by default none, as in the
             authors' code.
         skip: Whether h(z) = z + MLP(z), or the paper's MLP(z).
-        use_bias: Whether the layers of the MLP have biases. They have in the authors'
-            code, and have not by the numbers of parameters in the paper.
+        use_bias: Whether the layers of the MLP have biases. In the authors' code they
+            have. The numbers of parameters in the paper are those without biases.
         granularity: `"sample"`: remainder, acceptance and gradient are those of each
             entry of the unreduced loss. `"batch"`: those of the mean loss of the batch.
             `"reference"`: as `"batch"`, but with the first-order term of the authors'
@@ -73,48 +68,59 @@ class GAL(WrapperOptimizer):
             `"less"`, `"always"`, `"never"` or `"improve"`.
         normalize: Whether v is divided by its norm (Eq. 4). If not, v itself is scaled
             by `alpha` times the norm of the gradient.
-        adjustment_optimizer: The optimizer of h. By default one like the inner one (or
-            what it wraps, under a `LossScaleOptimizer`), which follows its learning
-            rate.
+        adjustment_optimizer: The optimizer of h. By default a copy of the inner one,
+            or of what a `LossScaleOptimizer` wraps, that follows its learning rate.
         seed: The seed of the initial MLP.
         output_shapes: The shape of the model's output at each loss, with None for the
-            batch, `[(None, 10)]`. Found without help in the first step, but not in a
-            stateless loop of one's own.
+            batch, `[(None, 10)]`. The first step finds them by itself, except in a
+            stateless loop of your own.
         name: The name of the optimizer.
 
     Attributes:
         networks: The adjustment networks, one for each loss, once they are built.
-        diagnostics: Of the last step: the mean `remainder` |r|, the fraction
-            `accepted`, the mean `cosine` between dl/dz and the adjustment, and the
-            `drift`, the length of the mean adjustment in units of the mean length,
-            which nears 1 where an h with eigenvalues of negative real part drives all
-            outputs the same way; and `dropped`, the number of steps so far of which
-            something was not finite, and in which h was not trained. With several
-            losses, `remainder_0`, `remainder_1` and so on.
+        diagnostics: A dict for the last step. `remainder`: the mean |r|. `accepted`:
+            the fraction of samples whose adjustment was used. `cosine`: the mean cosine
+            between dl/dz and the adjustment. `drift`: the norm of the mean adjustment
+            in units of the mean norm; it nears 1 where an unstable h moves all outputs
+            the same way. `dropped`: the number of steps so far in which a value was not
+            finite, so that h was not trained. With several losses, `remainder_0`,
+            `remainder_1` and so on.
+
+    Example:
+    >>> import keras
+    >>> import numpy as np
+    >>> from keras_gradres.optimizers import GAL
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    >>> gal = GAL(keras.optimizers.SGD(0.1), alpha=1e-3)
+    >>> model.compile(gal, loss=gal.loss("mse"))
+    >>> x, y = np.ones((8, 4), "float32"), np.zeros((8, 3), "float32")
+    >>> _ = model.fit(x, y, verbose=0)
+    >>> sorted(gal.diagnostics)
+    ['accepted', 'cosine', 'drift', 'dropped', 'remainder']
     """
 
     _NESTED = ("inner_optimizer", "network", "adjustment_optimizer")
 
     def __init__(
         self,
-        inner_optimizer: Any = "sgd",
+        inner_optimizer: keras.optimizers.Optimizer | str | dict = "sgd",
         alpha: float = 1e-3,
         beta: float = 1.0,
         hidden_units: Sequence[int] | None = None,
-        network: Any = None,
-        activation: Any = None,
+        network: keras.Layer | Sequence[keras.Layer] | None = None,
+        activation: ActivationLike = None,
         skip: bool = True,
         use_bias: bool = True,
         granularity: str = "sample",
         policy: str = "less_equal",
         normalize: bool = True,
-        adjustment_optimizer: Any = None,
+        adjustment_optimizer: keras.optimizers.Optimizer | str | dict | None = None,
         seed: int | None = None,
         output_shapes: Sequence[Sequence[int | None]] | None = None,
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        arguments.check_inner(inner_optimizer, kwargs)
+        arguments.check_inner_optimizer(inner_optimizer, kwargs)
         super().__init__(inner_optimizer, name=name)
         if isinstance(self.inner_optimizer, GAL):
             raise ValueError(
@@ -147,9 +153,9 @@ class GAL(WrapperOptimizer):
     def loss(self, loss: Any, name: str | None = None) -> Any:
         """A loss whose gradient at the model's output this GAL adjusts.
 
-        Have a classifier return logits, and the loss `from_logits=True`: where Keras
-        finds the logits behind a softmax by itself, it does not here, where it is the
-        gradient at the probabilities that counts.
+        A classifier should return logits, with `from_logits=True` in the loss. Behind a
+        softmax GAL would adjust the gradient at the probabilities, where Keras uses the
+        logits by itself.
 
         Args:
             loss: What `compile` takes as a loss: a name, a `keras.losses.Loss`, or a
@@ -158,9 +164,9 @@ class GAL(WrapperOptimizer):
             name: The name of the loss; by default that of `loss`.
 
         Returns:
-            An `AdjustedLoss`, or a list or dict of them. In a model with its own
-            `compute_loss`, or a loop of one's own, call it as a function of
-            `(y_true, y_pred)`; make one for each term that is called in a step.
+            An `AdjustedLoss`, or a list or dict of them. In a `compute_loss` or a loop
+            of your own, call it as a function of `(y_true, y_pred)`, and make one for
+            each term of the total loss.
         """
         return adjusted(loss, self, name)
 
@@ -174,8 +180,8 @@ class GAL(WrapperOptimizer):
     def diagnostics(self) -> dict[str, float]:
         return self._networks.diagnostics
 
-    # Not before there are networks. Keras builds what is not built when it has called
-    # the losses to find shapes, which is when GAL has heard of theirs.
+    # Networks need the shapes of the outputs, which GAL has when the losses are called.
+    # Keras calls the losses, then builds the optimizer if this is still false.
     @property
     def built(self) -> bool:
         return self._has_inner_state and bool(self.networks)
@@ -191,15 +197,15 @@ class GAL(WrapperOptimizer):
             self._build_networks(shapes)
         self._set_waiting_weights()
 
-    def _build_networks(self, shapes: Sequence) -> None:
-        shapes = [(None, *shape[1:]) for shape in shapes]
+    def _build_networks(self, given: Iterable[Sequence[int | None]]) -> None:
+        shapes: list[Shape] = [(None, *shape[1:]) for shape in given]
         self._networks.build(shapes)
         self.output_shapes = shapes
         self._set_waiting_weights_of_networks()
 
     @property
     def variables(self) -> list[keras.Variable]:
-        # Keras asks for them before the networks are there, which come last.
+        # The networks come last, and Keras asks for variables before they are there.
         networks = getattr(self, "_networks", None)
         return [*super().variables, *(networks.variables if networks else ())]
 
@@ -208,14 +214,14 @@ class GAL(WrapperOptimizer):
         self._set_waiting_weights_of_networks()
 
     def _set_waiting_weights_of_networks(self) -> None:
-        """Which the first step reads before it builds what belongs to the model."""
+        """Sets those of the networks, which the first step uses before `build`."""
         count, waiting = len(self._networks.variables), self._waiting or []
         if self.networks and len(waiting) > count:
             self._networks.set_weights(waiting[-count:])
 
     # --- the step ---
 
-    def scale_loss(self, loss: Any) -> Any:
+    def scale_loss(self, loss: Tensor) -> Tensor:
         self._begin_step()
         return super().scale_loss(loss)
 
@@ -228,7 +234,7 @@ class GAL(WrapperOptimizer):
         if not self.networks:
             check_state(calls)
             self._build_networks(self.output_shapes or [c.shape for c in calls])
-        # Read here: inside the hooks, variables are not to be had on each backend.
+        # Read here, because the hooks cannot read variables on every backend.
         rate = self.inner_optimizer.learning_rate
         rate = ops.copy(rate.value if isinstance(rate, keras.Variable) else rate)
         self._step = Step(self._settings, self._networks, rate, calls)
@@ -259,7 +265,7 @@ class GAL(WrapperOptimizer):
             self._build_networks(shapes)
         super().load_own_variables(values)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         serialize = keras.saving.serialize_keras_object
         shapes = self.output_shapes
         return {

@@ -1,13 +1,16 @@
-"""A step of `GAL`: what `scale_loss` hands by way of the hooks to `apply`.
+"""A training step of `GAL`, from `scale_loss` through the backward pass to `apply`.
 
-step = Step(settings, networks, learning_rate, calls)   in `scale_loss`
-step.adjust(...)                                        in the backward pass
-step.close(gradients)                                   in `apply`, before
-step.train_networks()                                   and after the inner step
+In `scale_loss`, in the backward pass of each loss, and in `apply`, before and after the
+step of the inner optimizer:
+
+    step = Step(settings, networks, learning_rate, calls)
+    call.adjust(...)
+    step.close(gradients)
+    step.train_networks(trained)
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -17,10 +20,11 @@ from keras_gradres import backend
 from keras_gradres.optimizers.gal.algorithm import Algorithm1, Settings
 from keras_gradres.optimizers.gal.loss import Call
 from keras_gradres.optimizers.gal.networks import Networks, Result
+from keras_gradres.typing import Tensor, TensorFunction
 
 
 class Step:
-    """One step.
+    """A training step.
 
     Args:
         settings: The `Settings` of Algorithm 1.
@@ -33,7 +37,7 @@ class Step:
         self,
         settings: Settings,
         networks: Networks,
-        learning_rate: Any,
+        learning_rate: Tensor,
         calls: list[Call],
     ) -> None:
         self.learning_rate = learning_rate
@@ -49,77 +53,86 @@ class Step:
     def _adjust(
         self,
         index: int,
-        theta: list,
-        state: list,
-        loss: Callable[[Any], Any],
-        z: Any,
-        losses: Any,
-        weights: Any,
-        gradient: Any,
-    ) -> Any:
+        theta: list[Tensor],
+        state: list[Tensor],
+        unreduced_loss: TensorFunction,
+        z: Tensor,
+        losses: Tensor,
+        weights: Tensor,
+        gradient: Tensor,
+    ) -> Tensor:
         """The hook at z: Algorithm 1, in float32 at least."""
         dtype = keras.backend.result_type(z.dtype, "float32")
         tensors = (z, losses, weights, gradient)
         z, losses, weights, gradient = (
-            # A cast of what is of this type takes time in an eager step.
+            # Even a cast to the same dtype takes time in an eager step.
             t
             if keras.backend.standardize_dtype(t.dtype) == dtype
             else ops.cast(t, dtype)
             for t in tensors
         )
         algorithm = Algorithm1(
-            self._settings, self.learning_rate, loss, z, losses, weights, gradient
+            self._settings,
+            self.learning_rate,
+            unreduced_loss,
+            z,
+            losses,
+            weights,
+            gradient,
         )
 
-        def objective(theta: list) -> tuple:
+        def objective(theta: list[Tensor]) -> tuple[Tensor, tuple]:
             v, new_state, penalty = self._networks.call(index, z, theta, state)
             remainder, dv, after = algorithm.remainder(v)
             return remainder + penalty, (remainder, dv, after, new_state)
 
         _, extra, dtheta = backend.value_and_grad(objective, theta)
         remainder, dv, after, new_state = extra
-        adjusted, measures = algorithm.outcome(dv, after)
-        # All that was computed went into the remainder.
+        adjusted, diagnostics = algorithm.outcome(dv, after)
+        # A value that is not finite anywhere upstream shows in these, so it is enough
+        # to check them.
         finite = backend.all_finite([remainder, *dtheta])
-        measures = ops.stack([remainder, *measures])
-        self._results[index] = Result(finite, measures, dtheta, new_state)
+        diagnostics = ops.stack([remainder, *diagnostics])
+        self._results[index] = Result(finite, diagnostics, dtheta, new_state)
         return ops.where(finite, adjusted, gradient)
 
     def close(self, gradients: Sequence[Any]) -> None:
         """Ends the backward pass; `gradients` are those of the model."""
-        # One output of several may have no gradient, as that of a frozen teacher.
+        # One of several outputs may have no gradient, such as that of a frozen teacher.
         if not self._results:
             raise not_adjusted()
         for call in self._calls.values():
-            call.adjust = None  # What it holds is of this step.
-        # Data that are not finite are not always seen at the outputs: TensorFlow's
-        # graphs have rectifiers that make 0 of what is not a number.
+            call.adjust = None  # It holds tensors of this step.
+        # The outputs do not always show data that is not finite: ReLU makes 0 of NaN in
+        # TensorFlow's graphs. So the gradients of the model are checked, too.
         finite = backend.all_finite([g for g in gradients if g is not None])
         for result in self._results.values():
             result.finite = ops.logical_and(result.finite, finite)
 
     def train_networks(self, trained: Sequence[Any]) -> None:
         """Algorithm 1, lines 12 to 16; `trained` are the variables of the model."""
-        flat = [t for result in self._results.values() for t in result.tensors()]
-        reduced = iter(backend.all_reduce(flat, trained))
-        results = {i: r.replaced(reduced) for i, r in self._results.items()}
+        tensors = [t for result in self._results.values() for t in result.tensors()]
+        means = iter(backend.all_reduce(tensors, trained))
+        results = {i: r.replaced(means) for i, r in self._results.items()}
         self._networks.train(results)
 
 
 def not_adjusted() -> RuntimeError:
+    """The error where `apply` comes without a backward pass that was adjusted."""
     return RuntimeError(
-        "GAL was given gradients that it did not adjust: its `scale_loss` was not "
-        "called, or the gradient not taken of what it returned. In a loop of your own, "
-        "take the gradient of `gal.scale_loss(loss)`. GAL must be the outer optimizer: "
-        "for mixed_float16, `GAL(LossScaleOptimizer(inner))` with "
+        "GAL was given gradients that it did not adjust. Either its `scale_loss` was "
+        "not called, or the gradient is not that of the loss that it returned. In a "
+        "loop of your own, take the gradient of `gal.scale_loss(loss)`. GAL must be "
+        "the outer optimizer: for mixed_float16, `GAL(LossScaleOptimizer(inner))` with "
         "`model.compile(..., auto_scale_loss=False)`."
     )
 
 
 def no_loss() -> ValueError:
+    """The error where no loss of this GAL was called."""
     return ValueError(
-        "GAL found no `AdjustedLoss` in this step that it has made, and would train as "
-        "its inner optimizer alone. Write `model.compile(optimizer=gal, "
+        "GAL found no `AdjustedLoss` in this step that it has made, and would train "
+        "like its inner optimizer. Write `model.compile(optimizer=gal, "
         "loss=gal.loss(loss))`; for a model from an `.h5` file, or one that was "
         "compiled from a configuration, `model.compile(model.optimizer, "
         "model.optimizer.loss(loss))`. In a loop of your own, call `gal.loss(loss)` "
@@ -128,7 +141,7 @@ def no_loss() -> ValueError:
 
 
 def check_state(calls: list[Call]) -> None:
-    """Raises where networks cannot be made: inside a step that is given all state."""
+    """Raises inside a stateless step, where the networks cannot be made."""
     try:
         keras.Variable(0.0)
     except ValueError as error:  # Keras forbids it inside a stateless scope.

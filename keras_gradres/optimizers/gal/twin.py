@@ -5,8 +5,8 @@ from typing import Any
 
 import keras
 
-# Of the arguments that all optimizers have. The rate is given, and averages and the
-# scale of the loss concern the model alone.
+# The arguments of all Keras optimizers that the copy has, too. The others are left out:
+# GAL sets the rate, and averages and loss scaling are for the model.
 _ARGUMENTS = (
     "weight_decay",
     "clipnorm",
@@ -19,40 +19,40 @@ _ARGUMENTS = (
 def twin(
     optimizer: keras.optimizers.Optimizer, name: str
 ) -> keras.optimizers.Optimizer:
-    """An optimizer that is not built, with all attributes of `optimizer`, of rate 0.
+    """A second optimizer, not built, with the attributes of `optimizer` and rate 0.
 
-    Keras makes copies of an optimizer from its `get_config`, which one of the user's,
-    or its schedule, need not have until it is saved. So what all Keras optimizers have
-    is made anew, and the attributes that a class adds are copied.
+    Keras copies an optimizer by its `get_config`. But an optimizer of the user's, or
+    its schedule, needs none before it is saved. So the attributes of all Keras
+    optimizers are made anew, and those that the class adds are copied.
 
     Args:
-        optimizer: The optimizer, of any class, not built. What a `LossScaleOptimizer`
-            wraps stands for it: the remainder is not scaled.
-        name: The name of the new one.
+        optimizer: The optimizer, of any class, not built. Of a `LossScaleOptimizer` the
+            wrapped optimizer is taken, because the remainder is not scaled.
+        name: The name of the second optimizer.
     """
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         optimizer = optimizer.inner_optimizer
     kind: Any = type(optimizer)
-    found = kind.__new__(kind)
+    second = kind.__new__(kind)
     keras.optimizers.Optimizer.__init__(
-        found,
+        second,
         learning_rate=0.0,
         name=name,
         **{argument: getattr(optimizer, argument) for argument in _ARGUMENTS},
     )
     for attribute, value in vars(optimizer).items():
-        if attribute in vars(found):
+        if attribute in vars(second):
             continue
         if isinstance(value, keras.optimizers.Optimizer):
             value = twin(value, f"{name}_{value.name}")
         else:
             value = _copied(value, attribute, optimizer)
-        setattr(found, attribute, value)
-    return found
+        setattr(second, attribute, value)
+    return second
 
 
 def _copied(value: Any, attribute: str, optimizer: Any) -> Any:
-    # Keras puts containers of its own, which know whose they are, in these places.
+    # Keras replaces containers by its own, which refer to the optimizer that has them.
     for kind in (list, dict, set):
         if isinstance(value, kind):
             value = kind(value)
