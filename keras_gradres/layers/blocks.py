@@ -121,7 +121,9 @@ class GradientResidualDense(_Block):
     Input and output are of shape `(batch, ..., features)`.
 
     Example:
-    >>> GradientResidualDense(activation="tanh")(np.ones((2, 8), "float32")).shape
+    >>> layer = GradientResidualDense(activation="tanh")
+    >>> y = layer(np.ones((2, 8), "float32"))
+    >>> tuple(y.shape)
     (2, 8)
     """
 
@@ -210,7 +212,9 @@ class GradientResidualConv(_Block):
     with `"channels_first"`.
 
     Example:
-    >>> GradientResidualConv()(np.ones((2, 16, 16, 8), "float32")).shape
+    >>> layer = GradientResidualConv(kernel_size=3)
+    >>> y = layer(np.ones((2, 16, 16, 8), "float32"))
+    >>> tuple(y.shape)
     (2, 16, 16, 8)
     """
 

@@ -119,7 +119,8 @@ class GradientResidual(keras.Layer):
     Example:
     >>> dense = keras.layers.Dense
     >>> layer = GradientResidual([dense(8, activation="tanh"), dense(4)])
-    >>> layer(np.ones((2, 4), "float32")).shape
+    >>> y = layer(np.ones((2, 4), "float32"))
+    >>> tuple(y.shape)
     (2, 4)
     >>> layer.mix
     0.5
