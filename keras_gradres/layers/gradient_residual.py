@@ -335,7 +335,7 @@ class GradientResidual(keras.Layer):
 
     @property
     def parts(self) -> dict[str, list[str]] | None:
-        """What becomes of the layers of the branch: a dict of lists of their names.
+        """What becomes of the layers of the branch, a dict of lists of their names.
 
         - `"closed_form"`: the pullback is an ordinary computation;
         - `"affine_tail"`: so it is, and it is computed for one sample, for all;
