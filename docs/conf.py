@@ -35,7 +35,7 @@ exclude_patterns = ["_build"]
 
 html_theme = "furo"
 html_title = project
-html_copy_source = html_show_sourcelink = False
+html_show_copyright = html_copy_source = html_show_sourcelink = False
 copybutton_prompt_text = r">>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 
@@ -109,7 +109,11 @@ def from_init(app, what, name, obj, options, signature, returns):
     """The arguments of a class of Keras, whose `__new__` takes any."""
     if what != "class" or signature != "(*args, **kwargs)":
         return None
-    return stringify_signature(inspect.signature(obj.__init__, bound_method=True)), None
+    found = inspect.signature(obj.__init__, bound_method=True)
+    text = stringify_signature(
+        found, show_return_annotation=False, unqualified_typehints=True
+    )
+    return text, None
 
 
 def _table(found):
@@ -190,13 +194,16 @@ def copy_studies(app):
 
 def list_examples(app):
     """A page with the scripts of `examples`, and what they say of themselves."""
-    rows = []
+    scripts, shared = [], []
     for path in sorted((ROOT / "examples").glob("*.py")):
-        tree = ast.parse(path.read_text())
-        first = (ast.get_docstring(tree) or "").split("\n\n")[0].replace("\n", " ")
-        rows.append(f"{{download}}`{path.name} <../examples/{path.name}>`\n: {first}")
-    text = "# Examples\n\nShort scripts, each to be run as it is.\n\n"
-    (HERE / "examples.md").write_text(text + "\n\n".join(rows) + "\n")
+        text = path.read_text()
+        first = (ast.get_docstring(ast.parse(text)) or "").split("\n\n")[0]
+        row = f"- {{download}}`{path.name} <../examples/{path.name}>`"
+        row += f"<br>{first}".replace("\n", " ")
+        (scripts if "__main__" in text else shared).append(row)
+    parts = ["# Examples", "Short scripts, from the folder `examples`.", *scripts]
+    parts += ["## What they share", *shared]
+    (HERE / "examples.md").write_text("\n\n".join(parts) + "\n")
 
 
 def inside_the_site(app, page, text):
