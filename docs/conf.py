@@ -9,7 +9,6 @@ import importlib
 import pathlib
 import re
 import shutil
-from xml.sax.saxutils import escape
 
 from sphinx.errors import ExtensionError
 from sphinx.util import inspect
@@ -223,7 +222,7 @@ def check_paths(app, env):
         text = pathlib.Path(env.doc2path(page)).read_text()
         for path in re.findall(r"`((?:keras_gradres|tests|examples)/[\w./]*)`", text):
             if not (ROOT / path).exists():
-                missing.append(f"{page}: {escape(path)}")
+                missing.append(f"{page}: {path}")
     if missing:
         raise ExtensionError(f"Files that are named, and are not there: {missing}")
 
