@@ -56,6 +56,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"(Any|Callable|Sequence|Iterable|Iterator|bool|str|int|float|optional)"),
     # What a rule hands on, and does not look into.
     ("py:class", r"keras_gradres\.pullbacks\.(masks|recording|walk)\..*"),
+    ("py:class", r".*\.[A-Z]"),  # Type variables.
 ]
 default_role = "code"
 autodoc_inherit_docstrings = False
@@ -88,6 +89,8 @@ SYMBOLS = {
     if f"{module}.{symbol}" not in PUBLIC and symbol != "__version__"
 }
 
+COLON = "\ue000"  # In the place of a colon, until Napoleon has passed.
+
 
 def from_markdown(app, what, name, obj, options, lines):
     """Docstrings have tables and indented code as Markdown has; Sphinx reads another.
@@ -102,6 +105,13 @@ def from_markdown(app, what, name, obj, options, lines):
     text = re.sub(r"(?m)^(`[^`\n]+`)\n\n(?=    \S)", r"\1\n", text)
     text = re.sub(r"(?<!`)`(\w+)`(?!`)", lambda m: _link(m, name), text)
     lines[:] = _code_blocks(text.splitlines())
+    if what == "property":
+        # Napoleon takes what stands before a colon for the type.
+        lines[0] = lines[0].replace(":", COLON)
+
+
+def with_colons(app, what, name, obj, options, lines):
+    lines[:] = [line.replace(COLON, ":") for line in lines]
 
 
 def from_init(app, what, name, obj, options, signature, returns):
@@ -232,6 +242,7 @@ def setup(app):
     app.connect("builder-inited", list_examples)
     app.connect("source-read", inside_the_site)
     app.connect("autodoc-process-docstring", from_markdown, priority=400)
+    app.connect("autodoc-process-docstring", with_colons, priority=600)
     app.connect("autodoc-process-signature", from_init)
     app.connect("env-check-consistency", check_api)
     app.connect("env-check-consistency", check_paths)
