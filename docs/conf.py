@@ -192,13 +192,13 @@ PAGES = {
 
 
 def copy_studies(app):
-    """The tables and pictures of the studies, with the page that shows them."""
+    """The index of the studies, and a page with table and picture for each of them."""
     source, target = ROOT / "benchmarks", HERE / "benchmarks"
-    text = (source / "README.md").read_text()
     shutil.rmtree(target, ignore_errors=True)
-    (target / "results").mkdir(parents=True)
-    for name in {"README.md", *re.findall(r"\((results/[\w.]+)[#)]", text)}:
-        shutil.copy(source / name, target / name)
+    shutil.copytree(source / "results", target / "results")
+    index = (source / "README.md").read_text()
+    pages = "```{toctree}\n:hidden:\n:glob:\n\nresults/*\n```\n"
+    (target / "README.md").write_text(f"{index}\n{pages}")
 
 
 def list_examples(app):
@@ -223,6 +223,7 @@ def inside_the_site(app, page, text):
         text[0] = re.sub(
             rf"(\]\(|\]: ){re.escape(path)}(?=[)#\s])", rf"\1{target}", text[0]
         )
+    text[0] = text[0].replace("../benchmarks/results/", "benchmarks/results/")
 
 
 def check_paths(app, env):
