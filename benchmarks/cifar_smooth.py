@@ -44,12 +44,9 @@ VARIANTS = {
 # What a step of gain takes with SiLU, in steps of identity: the median of eight
 # interleaved pairs of steps with TensorFlow, in seconds of the processor.
 LONGER = 2.2
-SMOOTH = [variant for variant in VARIANTS if "SiLU" in variant]
 _ALL = {"seeds": 5, "variants": list(VARIANTS)}
 BUDGETS = {
     "smoke": cifar.BUDGETS["smoke"] | {"variants": ["identity, SiLU", "gain, SiLU"]},
-    # For a busy machine.
-    "short": cifar.BUDGETS["cpu"] | {"seeds": 5, "train": 5000, "variants": SMOOTH},
     "cpu": cifar.BUDGETS["cpu"] | _ALL,
     "gpu": cifar.BUDGETS["gpu"] | _ALL,
 }

@@ -73,12 +73,15 @@ def cifar10(folder):
     )
 
 
+def halved(x):
+    """The means of squares of 2 x 2 pixels, of images of 32 x 32."""
+    return x.reshape(-1, 16, 2, 16, 2, 3).mean((2, 4))
+
+
 def small_cifar10(folder, tested=2000):
     """As `cifar10`, averaged to 16 x 16 and standardized, in float32."""
     (x, y), (x_test, y_test) = cifar10(folder)
-    x, x_test = (
-        a.reshape(-1, 16, 2, 16, 2, 3).mean((2, 4)) for a in (x, x_test[:tested])
-    )
+    x, x_test = halved(x), halved(x_test[:tested])
     mean, deviation = x.mean(), x.std()
     x, x_test = (((a - mean) / deviation).astype("float32") for a in (x, x_test))
     return (x, y), (x_test, y_test[:tested])

@@ -116,6 +116,15 @@ def split(problem, seed):
     return (x[train], y), (x[test], truth)
 
 
+def network(problem):
+    if problem == "CIFAR-10":
+        return keras.Sequential([body("cifar10", (16, 16, 3)), layers.Dense(CLASSES)])
+    if problem.startswith("diabetes"):
+        hidden = [layers.Dense(units, activation="relu") for units in (64, 32)]
+        return keras.Sequential([keras.Input((10,)), *hidden, layers.Dense(1)])
+    return make_model("digits")
+
+
 def compare(study, problem):
     settings = study.settings
     methods = list(PROBLEMS[problem])[: settings.get("methods")]
@@ -124,13 +133,7 @@ def compare(study, problem):
 
     def make(seed, method):
         loss, alpha = PROBLEMS[problem][method]
-        model = make_model("digits")
-        if problem == "CIFAR-10":
-            features = body("cifar10", (16, 16, 3))
-            model = keras.Sequential([features, layers.Dense(CLASSES)])
-        if regression:
-            hidden = [layers.Dense(units, activation="relu") for units in (64, 32)]
-            model = keras.Sequential([keras.Input((10,)), *hidden, layers.Dense(1)])
+        model = network(problem)
         optimizer = keras.optimizers.SGD(FIXED, momentum=0.9)
         if alpha is not None:
             shape = [(None, 1 if regression else CLASSES)]

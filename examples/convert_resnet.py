@@ -24,7 +24,7 @@ from sklearn.datasets import load_digits
 import keras_gradres
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
-from benchmarks.data import cifar10, has
+from benchmarks.data import cifar10, halved, has
 
 
 def make_data(samples):
@@ -32,8 +32,7 @@ def make_data(samples):
     folder = os.environ.get("KERAS_GRADRES_DATA")
     if has(folder, "cifar10") or has(folder, "cifar-10-batches-py"):
         train, test = (
-            (x[:samples].reshape(-1, 16, 2, 16, 2, 3).mean((2, 4)) / 255, y[:samples])
-            for x, y in cifar10(folder)
+            (halved(x[:samples]) / 255, y[:samples]) for x, y in cifar10(folder)
         )
     else:
         images, y = load_digits(return_X_y=True)
