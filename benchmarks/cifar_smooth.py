@@ -12,100 +12,54 @@ single seeds are apart here.
     python -m benchmarks.cifar_smooth --budget cpu --data FOLDER
 """
 
-import numpy as np
-
-from benchmarks import cifar
-from benchmarks.cifar import draw, last_error, load, train
-from benchmarks.study import (
-    Study,
-    compared,
-    detectable,
-    each_learns,
-    holm,
-    p_value,
-    statistics,
-    table,
-)
+from benchmarks.cifar import IDENTITY, Cifar, train
+from benchmarks.study import Study
+from benchmarks.tables import Compared
 
 GAIN = {"residual": "gain", "second_order": True}
-# The arguments, and what it is compared with.
-VARIANTS = {
-    f"{skip}, {name}": (
-        {**kwargs, "activation": name.lower()},
-        None if skip == "identity" else f"identity, {name}",
-    )
-    for name in ("SiLU", "ReLU")
-    for skip, kwargs in {
-        "identity": {"residual": "identity"},
-        "gain": GAIN,
-        "identity, longer": {"residual": "identity"},
-    }.items()
-}
+SKIPS = {"identity": IDENTITY, "gain": GAIN, "identity, longer": IDENTITY}
 # What a step of gain takes with SiLU, in steps of identity: the median of eight
 # interleaved pairs of steps with TensorFlow, in seconds of the processor.
 LONGER = 2.2
-_ALL = {"seeds": 5, "variants": list(VARIANTS)}
-BUDGETS = {
-    "smoke": cifar.BUDGETS["smoke"] | {"variants": ["identity, SiLU", "gain, SiLU"]},
-    "cpu": cifar.BUDGETS["cpu"] | _ALL,
-    "gpu": cifar.BUDGETS["gpu"] | _ALL,
-}
 
 
-def make_runs(study):
-    common = {name: study.settings[name] for name in ("depth", "epochs", "train")}
-    return [
-        {**common, "variant": variant, "seed": seed}
-        | ({"epochs": longer(study)} if "longer" in variant else {})
-        for seed in study.seeds
-        for variant in study.settings["variants"]
-    ]
+class CifarSmooth(Cifar):
+    variants = {
+        f"{skip}, {name}": {**arguments, "activation": name.lower()}
+        for name in ("SiLU", "ReLU")
+        for skip, arguments in SKIPS.items()
+    }
+    budgets = {
+        "smoke": Cifar.budgets["smoke"]
+        | {"variants": ["identity, SiLU", "gain, SiLU"]},
+        "cpu": Cifar.budgets["cpu"] | {"seeds": 5},
+        "gpu": Cifar.budgets["gpu"],
+    }
+    columns = (Compared("error, %", "error", corrected=True, power=True),)
+    against = "identity with the same activation"
+    note = "Gain is of second order."
 
+    def baseline_of(self, variant):
+        return f"identity, {variant.split(', ')[-1]}"
 
-def longer(study):
-    return round(LONGER * study.settings["epochs"])
+    def settings_of(self, variant):
+        settings = super().settings_of(variant)
+        if "longer" in variant:
+            settings["epochs"] = round(LONGER * settings["epochs"])
+        return settings
 
+    def train(self, run, bar):
+        return train(run, bar, self.parts, self.variants[run["variant"]])
 
-def report(study):
-    variants, settings = study.settings["variants"], study.settings
-    errors = {v: study.of(last_error, variant=v) for v in variants}
-    bases = {v: errors[VARIANTS[v][1] or v] for v in variants}
-    p_values = [statistics(errors[v], bases[v])[-1] for v in variants]
-    rows = []
-    for variant, p in zip(variants, holm(p_values), strict=True):
-        cells = [*compared(errors[variant], bases[variant], 2), p_value(p), ""]
-        if VARIANTS[variant][1] is None:
-            cells[1] = ""
-        elif len(study.seeds) > 1:
-            spread = np.std(errors[variant] - bases[variant], ddof=1)
-            cells[-1] = f"{detectable(spread, len(study.seeds)):.2f}"
-        rows.append([variant, *cells])
-    header = [f"ResNet-{settings['depth']}", "error, %", "difference", "p"]
-    header += ["p, corrected", "detectable"]
-    return (
-        f"{settings['train']} training images, {settings['epochs']} epochs "
-        f'({longer(study)} in "longer"), {len(study.seeds)} seeds\n\n'
-        f"{table(header, rows)}\n\n± is the standard error; p that of the paired "
-        "t-test against identity with the same activation, corrected by Holm's method; "
-        "detectable: the smallest difference that this test finds with a probability "
-        "of 80 %. Gain is of second order."
-    )
+    def heading(self, group):
+        longer = self.settings_of("longer")["epochs"]
+        return f'{super().heading(group)} ({longer} epochs in "longer")'
 
+    def style(self, variant, i):
+        return {"label": variant, "linestyle": "--" if "ReLU" in variant else "-"}
 
-def look(variant, i):
-    return {"linestyle": "--" if "ReLU" in variant else "-"}
-
-
-def main():
-    study = Study(__doc__, BUDGETS, data=True)
-    parts = load(study)
-    study.run(
-        make_runs(study),
-        lambda runs, bar: train(runs[0], bar, parts, VARIANTS[runs[0]["variant"]][0]),
-        cost=lambda run: run["epochs"],
-    )
-    study.conclude(report(study), lambda: draw(study, look), each_learns)
+    check = Study.check
 
 
 if __name__ == "__main__":
-    main()
+    CifarSmooth.main()

@@ -1,4 +1,4 @@
-"""Making images small, and measuring how well they were made large again.
+"""Images to train on; making them small, and how well they were made large again.
 
 As the field does: reduced by bicubic interpolation with antialiasing, and PSNR and SSIM
 taken of the luminance, without `scale` pixels at each edge. scikit-image and Pillow do
@@ -27,6 +27,16 @@ def enlarged(image, scale):
     """Bicubic interpolation to `scale` times the size."""
     height, width = (size * scale for size in image.shape[:2])
     return np.asarray(Image.fromarray(image).resize((width, height), Image.BICUBIC))
+
+
+def augmented(x, rng):
+    """Mirrored and moved by up to 4 pixels, each image in its own way."""
+    padded = np.pad(x, ((0, 0), (4, 4), (4, 4), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, x.shape[1:3], (1, 2))
+    moved = windows[np.arange(len(x)), *rng.integers(0, 9, (2, len(x)))]
+    moved = moved.transpose(0, 2, 3, 1)
+    mirrored = rng.integers(0, 2, len(x)).astype(bool)[:, None, None, None]
+    return np.where(mirrored, moved[:, :, ::-1], moved)
 
 
 def luminance(rgb):

@@ -1,4 +1,4 @@
-"""Made-up images with exact masks: textured shapes on a plain background, in noise."""
+"""Made-up images in noise: textured shapes with masks, and stripes with labels."""
 
 import numpy as np
 
@@ -36,3 +36,13 @@ def textured(rng, rows, columns):
     b = np.sin(frequency * (columns * np.cos(angle) - rows * np.sin(angle)))
     pattern = (a, a * b)[rng.integers(2)]
     return np.where(pattern[..., None] > 0, *rng.uniform(0, 1, (2, 3)))
+
+
+def stripes(count, seed):
+    """Images whose class is the number of their stripes, and their labels."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 10, count)
+    columns = 2 * np.pi * np.arange(32) / 32
+    stripes = np.sin(y[:, None, None, None] * columns[:, None])
+    x = 128 + 50 * stripes + rng.normal(0, 20, (count, 32, 32, 3))
+    return np.clip(x, 0, 255).astype("uint8"), y
