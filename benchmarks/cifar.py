@@ -89,7 +89,7 @@ class Cifar(Study):
 
     def style(self, variant, i):
         dashes = "--" if self.variants[variant][2] else "-"
-        return {"label": variant, "linestyle": dashes, "color": f"C{i // 2}"}
+        return {"linestyle": dashes, "color": f"C{i // 2}"}
 
     def check(self):
         super().check()

@@ -56,7 +56,7 @@ class CifarSmooth(Cifar):
         return f'{super().heading(group)} ({longer} epochs in "longer")'
 
     def style(self, variant, i):
-        return {"label": variant, "linestyle": "--" if "ReLU" in variant else "-"}
+        return {"linestyle": "--" if "ReLU" in variant else "-"}
 
     check = Study.check
 

@@ -113,10 +113,11 @@ class Convergence(ManySeeds):
     def report(self):
         header = ["", "", "z at the end", "p", "get to 95 %", "steps to 95 %"]
         rows = [row for group in self.groups() for row in self.rows(group)]
+        steps, seeds = self.settings["steps"], len(self.seeds)
         return (
-            f"{self.settings['steps']} steps, {len(self.seeds)} seeds of the "
-            f"adjustment network\n\n{table(header, rows)}\n\n± is the standard error, p that of the "
-            "t-test against the one path without GAL. 95 %: of the way down that the "
+            f"{steps} steps, {seeds} seeds of the adjustment network\n\n"
+            f"{table(header, rows)}\n\n± is the standard error, p that of the t-test "
+            "against the one path without GAL. 95 %: of the way down that the "
             "optimizer alone goes; the median over seeds."
         )
 

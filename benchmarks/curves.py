@@ -50,19 +50,17 @@ def curve(axis, study, panel, variant, where, **style):
     elif panel.band == "error":
         error = curves.std(0) / np.sqrt(len(curves))
         low, high = middle - error, middle + error
-    (line,) = axis.plot(x, middle, **style)
+    (line,) = axis.plot(x, middle, **{"label": variant, **style})
     if panel.band:
         axis.fill_between(x, low, high, alpha=0.2, color=line.get_color())
 
 
-def panel_of(axis, study, panel, where=None, variants=None):
-    """All variants in one set of axes."""
-    where = where or {}
-    for i, variant in enumerate(variants or study.variants_of(where)):
-        curve(axis, study, panel, variant, where, **study.style(variant, i))
-    name = ", ".join(map(str, where.values()))
-    axis.set(title=f"{name}: {panel.title}" if name else panel.title)
-    axis.set(xlabel=study.cost, yscale="log" if panel.log else "linear")
+def panel_of(axis, study, panel, group):
+    """All variants of a group in one set of axes."""
+    for i, variant in enumerate(study.variants_of(group)):
+        curve(axis, study, panel, variant, group, **study.style(variant, i))
+    title = f"{study.heading(group)}\n{panel.title}" if group else panel.title
+    axis.set(title=title, xlabel=study.cost, yscale="log" if panel.log else "linear")
 
 
 def figure_of(study, panels, groups):

@@ -57,7 +57,7 @@ class Study:
         has_sweep: Whether `--sweep` chooses what the paper leaves open.
         seeds_together: Whether runs that differ in their seed only are trained at once,
             by `train_seeds`.
-        columns, corner: Those of the table, and its first cell.
+        columns: Those of the table.
         against, note: For the footnote: what p compares with, and what else to say.
         panels: The curves.
         falls: The curve that the smoke run sees fall.
@@ -78,7 +78,6 @@ class Study:
     recorded: tuple = ()
     has_data = has_sweep = seeds_together = False
     columns: tuple = ()
-    corner = ""
     against = "the first row"
     note = ""
     panels: tuple = ()
@@ -173,9 +172,12 @@ class Study:
         """The line above the table of a group."""
         return ", ".join([*map(str, group.values()), f"{len(self.seeds)} seeds"])
 
+    def remark(self, group):
+        """What is said below the table of a group."""
+
     def style(self, variant, i):
         """How the curve of the i-th variant is drawn."""
-        return {"label": variant}
+        return {}
 
     # What follows from it.
 
@@ -248,11 +250,10 @@ class Study:
         return np.array([value for _, value in sorted(found, key=lambda pair: pair[0])])
 
     def report(self):
-        parts = [
-            f"{self.heading(group)}\n\n"
-            f"{table_of(self, self.columns, group, corner=self.corner)}"
-            for group in self.groups()
-        ]
+        parts = []
+        for group in self.groups():
+            parts += [self.heading(group), table_of(self, self.columns, group)]
+            parts += filter(None, [self.remark(group)])
         return "\n\n".join([*parts, self.footnote()])
 
     def footnote(self):

@@ -94,15 +94,16 @@ class Value:
     Attributes:
         name: The header.
         measure: See above.
-        format: How it is written, as in an f-string; or a function of the values that
-            tells so.
+        digits: Behind the point; a number, or a function of the values.
+        kind: "f", or "e" for powers of ten.
         reduce: What is made of the values of the seeds.
         error: Whether the standard error follows.
     """
 
     name: str
     measure: str | Callable
-    format: str | Callable = ".2f"
+    digits: int | Callable = 2
+    kind: str = "f"
     reduce: Callable = np.mean
     error: bool = False
 
@@ -114,7 +115,8 @@ class Value:
 
     def _cell(self, study, variant, where):
         values = study.of(self.measure, variant=variant, **where)
-        shown = self.format(values) if callable(self.format) else self.format
+        digits = self.digits(values) if callable(self.digits) else self.digits
+        shown = f".{digits}{self.kind}"
         number = self.reduce(values)
         if np.isnan(number):
             return ""
@@ -123,15 +125,14 @@ class Value:
         return f"{number:{shown}}"
 
 
-def table_of(study, columns, where=None, variants=None, corner=""):
-    """A row for each variant."""
-    where = where or {}
-    variants = variants or study.variants_of(where)
+def table_of(study, columns, where):
+    """A row for each variant, of the runs with the settings `where`."""
+    variants = study.variants_of(where)
     rows = [[variant] for variant in variants]
     for column in columns:
         for row, cells in zip(rows, column.cells(study, variants, where), strict=True):
             row += cells
-    header = [corner, *(name for column in columns for name in column.header())]
+    header = ["", *(name for column in columns for name in column.header())]
     return table(header, rows)
 
 
