@@ -34,7 +34,7 @@ import numpy as np
 import tqdm
 
 from benchmarks import curves, records
-from benchmarks.tables import table_of
+from benchmarks.tables import rows_of, table, table_of
 
 DATA = "KERAS_GRADRES_DATA"
 
@@ -54,7 +54,8 @@ class Study:
         recorded: Other settings that decide a run.
         has_data: Whether it reads a folder of data, given as `--data` or by the
             environment variable KERAS_GRADRES_DATA.
-        has_sweep: Whether `--sweep` chooses what the paper leaves open.
+        swept: What `--sweep` tries where the paper leaves something open: dicts of the
+            same settings. It trains in the place of the runs, for one table only.
         seeds_together: Whether runs that differ in their seed only are trained at once,
             by `train_seeds`.
         columns: Those of the table.
@@ -76,7 +77,8 @@ class Study:
     budgets: dict = {}
     cost = "steps"
     recorded: tuple = ()
-    has_data = has_sweep = seeds_together = False
+    has_data = seeds_together = False
+    swept: tuple = ()
     columns: tuple = ()
     against = "the first row"
     note = ""
@@ -90,7 +92,7 @@ class Study:
         self.name = self.module.rpartition(".")[2]
         self.budget = options.budget
         self.settings = self.budgets[options.budget]
-        self.sweep = self.has_sweep and options.sweep
+        self.sweep = bool(self.swept) and options.sweep
         if self.sweep:
             self.name += "_sweep"
         self.seeds = range(options.seeds or self.settings["seeds"])
@@ -113,7 +115,7 @@ class Study:
         parser.add_argument("--out", help="folder; else results/NAME-BUDGET")
         if self.has_data:
             parser.add_argument("--data", help=f"folder of data; else ${DATA}")
-        if self.has_sweep:
+        if self.swept:
             parser.add_argument(
                 "--sweep", action="store_true", help="choose what the paper leaves open"
             )
@@ -128,6 +130,8 @@ class Study:
         study.parts = study.load()
         study.train_all()
         study.write(study.report())
+        if study.sweep:
+            return
         study.draw()
         if study.budget == "smoke":
             study.check()
@@ -139,7 +143,7 @@ class Study:
 
     def groups(self):
         """What runs differ in besides variant and seed; each has a table of its own."""
-        return [{}]
+        return list(self.swept) if self.sweep else [{}]
 
     def variants_of(self, group):
         return self.settings.get("variants", list(self.variants))
@@ -160,8 +164,12 @@ class Study:
             for variant in self.variants_of(group)
         ]
 
+    def length(self, run):
+        """How far a run moves the bar, and how far its curves go."""
+        return run[self.cost]
+
     def train(self, run, bar):
-        """The result of a run; moves the bar by its cost."""
+        """The result of a run; moves the bar by its length."""
         raise NotImplementedError
 
     def train_seeds(self, runs, bar):
@@ -184,9 +192,7 @@ class Study:
     def train_all(self):
         """Trains what is not in the file yet, and fills `results`."""
         train = self.train_seeds if self.seeds_together else self._one
-        self.execute(
-            self.runs(), train, lambda run: run[self.cost], self.seeds_together
-        )
+        self.execute(self.runs(), train, self.length, self.seeds_together)
 
     def _one(self, runs, bar):
         return [self.train(runs[0], bar)]
@@ -195,12 +201,14 @@ class Study:
         """Trains what is not in the file yet, and sets `results` to those of `runs`.
 
         Args:
-            runs: The runs, dicts with a `variant` and a `seed` among the rest.
+            runs: The runs, dicts with a `variant` and a `seed` among the rest. One
+                that is there twice counts once.
             train: A function of a list of runs and of the progress bar, returning the
                 list of their results. It moves the bar by the cost of these runs.
             cost: How much of the bar a run takes.
             together: Whether runs that differ in their seed only are trained at once.
         """
+        runs = list({records.key(run): run for run in runs}.values())
         path = self.out / f"{self.name}.jsonl"
         found, backends = records.read(path)
         backend = keras.backend.backend()
@@ -250,11 +258,24 @@ class Study:
         return np.array([value for _, value in sorted(found, key=lambda pair: pair[0])])
 
     def report(self):
+        if self.sweep:
+            return self.sweep_report()
         parts = []
         for group in self.groups():
             parts += [self.heading(group), table_of(self, self.columns, group)]
             parts += filter(None, [self.remark(group)])
         return "\n\n".join([*parts, self.footnote()])
+
+    def sweep_report(self):
+        """One table, of all groups and variants."""
+        names = list(self.swept[0])
+        rows = [
+            [variant, *(group[name] for name in names), *cells]
+            for group in self.groups()
+            for variant, *cells in rows_of(self, self.columns, group)
+        ]
+        header = ["", *names, *(n for column in self.columns for n in column.header())]
+        return f"{len(self.seeds)} seeds\n\n{table(header, rows)}\n\n{self.footnote()}"
 
     def footnote(self):
         paired = all(getattr(column, "paired", True) for column in self.columns)
