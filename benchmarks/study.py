@@ -55,7 +55,8 @@ class Study:
         has_data: Whether it reads a folder of data, given as `--data` or by the
             environment variable KERAS_GRADRES_DATA.
         swept: What `--sweep` tries where the paper leaves something open: dicts of the
-            same settings. It trains in the place of the runs, for one table only.
+            same settings. They are the groups then, and `sweep_columns` those of the
+            one table.
         seeds_together: Whether runs that differ in their seed only are trained at once,
             by `train_seeds`.
         columns: Those of the table.
@@ -79,6 +80,7 @@ class Study:
     recorded: tuple = ()
     has_data = seeds_together = False
     swept: tuple = ()
+    sweep_columns: tuple = ()
     columns: tuple = ()
     against = "the first row"
     note = ""
@@ -268,14 +270,14 @@ class Study:
 
     def sweep_report(self):
         """One table, of all groups and variants."""
-        names = list(self.swept[0])
+        columns, names = self.sweep_columns, list(self.swept[0])
         rows = [
             [variant, *(group[name] for name in names), *cells]
             for group in self.groups()
-            for variant, *cells in rows_of(self, self.columns, group)
+            for variant, *cells in rows_of(self, columns, group)
         ]
-        header = ["", *names, *(n for column in self.columns for n in column.header())]
-        return f"{len(self.seeds)} seeds\n\n{table(header, rows)}\n\n{self.footnote()}"
+        header = ["", *names, *(name for column in columns for name in column.header())]
+        return f"{len(self.seeds)} seeds\n\n{table(header, rows)}"
 
     def footnote(self):
         paired = all(getattr(column, "paired", True) for column in self.columns)
