@@ -90,7 +90,6 @@ class NeuralField(ManySeeds):
         timing = {"variants": self.variants_of({}), **self.settings["timing"]}
         self.execute_all([self.run("time", 0, [], **timing)])
         self.times, self.results = self.results[0][1]["seconds"], results
-        self.parameters = {run["variant"]: r["parameters"] for run, r in results}
 
     def execute_all(self, runs):
         self.execute(list(runs), self.train_seeds, self.length, together=True)
@@ -145,20 +144,16 @@ class NeuralField(ManySeeds):
         """Of each seed and image, `(seeds, images)`."""
         return self.of(lambda result: np.mean(result["psnr"], -1), variant=variant)
 
-    def baselines_of(self, variant):
-        """Identity of the same size, and of the same time, where they are there."""
-        group, skip, _ = VARIANTS[variant]
-        names = [f"{group}: identity{MORE[more]}" for more in (0, SAME_TIME[group])]
-        known = self.variants_of({}) if skip != "identity" else []
-        return {i: name for i, name in enumerate(names) if name in known}
-
     def compared(self):
-        """Two cells for each variant and baseline; p is corrected for all of them."""
-        found = {
-            (variant, i): statistics(*(self.psnr(v).ravel() for v in (variant, name)))
-            for variant in self.variants_of({})
-            for i, name in self.baselines_of(variant).items()
-        }
+        """With identity of the same size and of the same time: two cells for each."""
+        found, variants = {}, self.variants_of({})
+        for variant in variants:
+            group, skip, _ = VARIANTS[variant]
+            for i, more in enumerate((0, SAME_TIME[group])):
+                baseline = f"{group}: identity{MORE[more]}"
+                if skip != "identity" and baseline in variants:
+                    pair = (self.psnr(v).ravel() for v in (variant, baseline))
+                    found[variant, i] = statistics(*pair)
         corrected = holm([p for *_, p in found.values()])
         return {
             key: [f"{difference:+.2f}", p_value(p)]
@@ -167,45 +162,43 @@ class NeuralField(ManySeeds):
             )
         }
 
+    def parameters(self, variant):
+        return self.of("parameters", variant=variant)[0]
+
     def time(self, variant, baseline):
-        """That of a step."""
+        """That of a step, in units of the baseline's."""
         return rounds.ratio(self.times[variant], self.times[baseline])
 
-    def report(self):
-        settings, variants, compared = (
-            self.settings,
-            self.variants_of({}),
-            self.compared(),
+    def heading(self, group):
+        return (
+            "{size} x {size} pixels; {blocks} block(s) of {units} units; {steps} steps "
+            "of {batch} pixels; ".format(**self.settings)
+            + f"{len(self.seeds)} seeds"
         )
-        rows = []
+
+    def report(self):
+        rows, variants, compared = [], self.variants_of({}), self.compared()
         for variant in variants:
             identity = f"{VARIANTS[variant][0]}: identity"
             time = self.time(variant, identity if identity in variants else variant)
-            cells = [
-                self.parameters[variant],
-                f"{time:.2f}",
-                f"{self.rates[variant]:g}",
-            ]
-            cells.append(f"{self.psnr(variant).mean():.2f}")
+            cells = [variant, self.parameters(variant), f"{time:.2f}"]
+            cells += [f"{self.rates[variant]:g}", f"{self.psnr(variant).mean():.2f}"]
             for i in range(2):
                 cells += compared.get((variant, i), ["", ""])
-            rows.append([variant, *cells])
+            rows.append(cells)
         header = ["", "parameters", "time", "rate", "PSNR", "same parameters", "p"]
         by_image = [
             Value(name, lambda result, i=i: np.mean(result["psnr"][i]))
-            for i, name in enumerate(settings["images"])
+            for i, name in enumerate(self.settings["images"])
         ]
         return (
-            f"{settings['size']} x {settings['size']} pixels; {settings['blocks']} "
-            f"block(s) of {settings['units']} units; {settings['steps']} steps of "
-            f"{settings['batch']} pixels; {len(self.seeds)} seeds\n\n"
-            f"{table([*header, 'same time', 'p'], rows)}\n\n"
+            f"{self.heading({})}\n\n{table([*header, 'same time', 'p'], rows)}\n\n"
             "PSNR: in dB at the pixels that were held out, the mean over images and "
-            "seeds. same parameters: less that of identity with the same number of "
-            "blocks. same time: less that of identity with two blocks more (with "
-            "Fourier features and sine one more). p: the t-test, paired by image and "
-            "seed, after Holm's correction for all that are shown. time: of a training "
-            "step, in units of identity with the same number of blocks.\n\n"
+            "seeds. same parameters: less that of identity with as many blocks. same "
+            "time: less that of identity with two blocks more (with Fourier features "
+            "and sine one more). p: the t-test, paired by image and seed, after Holm's "
+            "correction for all that are shown. time: of a training step, in units of "
+            "identity with as many blocks.\n\n"
             f"PSNR by image\n\n{table_of(self, by_image, {})}"
         )
 
@@ -226,7 +219,7 @@ class NeuralField(ManySeeds):
         variants = self.variants_of({})
         y = [self.psnr(variant).mean() for variant in variants]
         times = [self.time(variant, variants[0]) for variant in variants]
-        self.draw_front(left, [self.parameters[v] for v in variants], y)
+        self.draw_front(left, [self.parameters(v) for v in variants], y)
         self.draw_front(right, times, y)
         for i, group in enumerate(GROUPS):
             left.scatter([], [], 70, f"C{i}", label=group)
@@ -271,11 +264,8 @@ class NeuralField(ManySeeds):
         same = self.psnr("tanh: identity") - self.psnr("tanh: gain")
         assert (np.abs(same) > 1e-3).all(), same
         # A number for each feature of each block.
-        more = self.settings["units"] * self.settings["blocks"]
-        parameters = self.parameters
-        assert parameters["tanh: gain"] == parameters["tanh: identity"] + more, (
-            parameters
-        )
+        identity, gain = (self.parameters(f"tanh: {s}") for s in ("identity", "gain"))
+        assert gain - identity == self.settings["units"] * self.settings["blocks"]
 
 
 def front(x, y):
