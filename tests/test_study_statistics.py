@@ -9,15 +9,16 @@ from helpers import require_studies
 
 require_studies("PIL", "matplotlib", "scipy", "skimage", "sklearn", "tqdm")
 
-from benchmarks import (
+from benchmarks import (  # noqa: E402
     neural_field,
+    records,
     significance,
     sine_report,
     sine_tasks,
     study,
     tables,
     tuned,
-)  # noqa: E402
+)
 
 
 def test_statistics_by_hand():
@@ -39,6 +40,53 @@ def test_holm_by_hand():
     found = significance.holm([0.04, np.nan, 0.045, 0.01])
     np.testing.assert_allclose(found, [0.08, np.nan, 0.08, 0.03])
     np.testing.assert_allclose(significance.holm([0.6, 0.7]), [1, 1])
+
+
+class _Made(records.Runs):
+    """Two methods and three seeds, whose results are given."""
+
+    seeds = range(3)
+
+    def __init__(self, values):
+        self.results = [
+            ({"variant": variant, "seed": seed, "task": "a"}, {"error": error, **curve})
+            for variant, errors in values.items()
+            for seed, error in enumerate(errors)
+            for curve in [{"accepted": [error, 0.0]} if variant == "b" else {}]
+        ]
+
+    def variants_of(self, group):
+        return ["base", "b"]
+
+    def baseline_of(self, variant):
+        return "base"
+
+
+def test_table_by_hand():
+    """The numbers of `test_statistics_by_hand`; p of one row stays after Holm."""
+    made = _Made({"base": [1.0, 2, 3], "b": [2.0, 4, 6]})
+    columns = [
+        tables.Compared("error", "error", 2, corrected=True, power=True),
+        tables.Value("accepted", tables.mean_of("accepted"), 1),
+        tables.Value("worst", "error", 0, reduce=np.max),
+    ]
+    text = tables.table_of(made, columns, {"task": "a"})
+    header, _, base, row = [line.strip("| ").split(" | ") for line in text.splitlines()]
+    assert header[1:] == [
+        "difference",
+        "p",
+        "p, corrected",
+        "detectable",
+        "accepted",
+        "worst",
+    ]
+    assert base == ["base", "2.00 ± 0.58", *[""] * 5, "3"]
+    # The spread of the differences is 1, of which three pairs see 3.26 with 80 %.
+    assert row == ["b", "4.00 ± 1.15", "+2.00", "0.074", "0.074", "3.26", "2.0", "6"]
+    first = tables.Compared("error", "error", 1, seeds=2, difference=False)
+    assert first.cells(made, ["b"], {}) == [["3.0 ± 1.0", "0.205"]]
+    # Runs of another task do not count.
+    assert not made.of("error", task="other").size
 
 
 def test_front_of_pareto():
@@ -88,8 +136,10 @@ def test_detectable_difference_is_the_tabulated_one():
     # Sample sizes of the paired t-test, two-sided 5 %, power 80 %, as tables and
     # G*Power have them: 34 for half a standard deviation, 15 for 0.8, 10 for one.
     for seeds, size in ((34, 0.5), (15, 0.8), (10, 1.0)):
-        assert significance.detectable(1.0, seeds) <= size < significance.detectable(1.0, seeds - 1)
-    assert significance.detectable(3.0, 10) == pytest.approx(3 * significance.detectable(1.0, 10))
+        found, fewer = (significance.detectable(1.0, n) for n in (seeds, seeds - 1))
+        assert found <= size < fewer
+    threefold = significance.detectable(3.0, 10)
+    assert threefold == pytest.approx(3 * significance.detectable(1.0, 10))
     assert np.isinf(significance.detectable(1.0, 1))
 
 
