@@ -13,7 +13,7 @@ from benchmarks import (  # noqa: E402
     neural_field,
     records,
     significance,
-    sine_report,
+    sine,
     sine_tasks,
     study,
     tables,
@@ -102,7 +102,7 @@ def test_sine_table_by_hand():
         "identity, twice the steps": [0.1, 0.01, 0.1],
         "gain, second order": [0.01, 0.001, 0.1],
     }
-    made = study.Study.__new__(study.Study)
+    made = sine.Sine.__new__(sine.Sine)
     made.seeds = range(3)
     made.results = [
         (
@@ -112,14 +112,15 @@ def test_sine_table_by_hand():
         for name, errors in final.items()
         for seed, error in enumerate(errors)
     ]
-    timing = {"task": task, "variant": sine_tasks.SECONDS, "seed": 0}
+    timing = {"task": task, "variant": sine.SECONDS, "seed": 0}
     ratios = {"identity": 1.0, "gain, second order": 1.5}
     made.results.append(
         (timing | sine_tasks.SIZES, {"seconds": 3e-5, "ratios": ratios})
     )
-    _, title, table = sine_report.report(made).split("\n\n")
-    assert title.endswith(
-        "(same size: identity, 30 µs a step; same time: identity, twice the steps)"
+    title, table, remark, _ = made.report().split("\n\n")
+    assert title == task
+    assert remark == (
+        "same size: identity, 30 µs a step; same time: identity, twice the steps"
     )
     rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
     # Means of log10: -2/3, -4/3, -2. Differences to identity -1, -1, 0, and -2, -2, 0:
