@@ -9,28 +9,84 @@ from helpers import require_studies
 
 require_studies("PIL", "matplotlib", "scipy", "skimage", "sklearn", "tqdm")
 
-from benchmarks import neural_field, sine, sine_tasks, study, tuned  # noqa: E402
+from benchmarks import (  # noqa: E402
+    neural_field,
+    records,
+    significance,
+    sine,
+    sine_tasks,
+    study,
+    tables,
+    tuned,
+)
 
 
 def test_statistics_by_hand():
     # Differences 1, 2, 3: mean 2, standard error 1 / sqrt(3), t = 3.464; p of Student's
     # t with 2 degrees of freedom is 1 - t / sqrt(t^2 + 2) = 0.0742.
-    mean, error, difference, p = study.statistics([2.0, 4, 6], [1.0, 2, 3])
+    mean, error, difference, p = significance.statistics([2.0, 4, 6], [1.0, 2, 3])
     assert (mean, difference) == (4, 2)
     assert error == pytest.approx(2 / np.sqrt(3))
     assert p == pytest.approx(1 - np.sqrt(12) / np.sqrt(14))
     # Welch: t = 2 / sqrt(4 / 3 + 1 / 3), with (5/3)^2 / (16/18 + 1/18) = 2.94 degrees.
-    *_, p = study.statistics([2.0, 4, 6], [1.0, 2, 3], paired=False)
+    *_, p = significance.statistics([2.0, 4, 6], [1.0, 2, 3], paired=False)
     assert p == pytest.approx(0.220, abs=1e-3)
-    *_, p = study.statistics([1.0, 2, 3], [1.0, 2, 3])
+    *_, p = significance.statistics([1.0, 2, 3], [1.0, 2, 3])
     assert np.isnan(p)
 
 
 def test_holm_by_hand():
     # 3 * 0.01, 2 * 0.04, and 0.045, which may not be below the one before.
-    found = study.holm([0.04, np.nan, 0.045, 0.01])
+    found = significance.holm([0.04, np.nan, 0.045, 0.01])
     np.testing.assert_allclose(found, [0.08, np.nan, 0.08, 0.03])
-    np.testing.assert_allclose(study.holm([0.6, 0.7]), [1, 1])
+    np.testing.assert_allclose(significance.holm([0.6, 0.7]), [1, 1])
+
+
+class _Made(records.Runs):
+    """Two methods and three seeds, whose results are given."""
+
+    seeds = range(3)
+
+    def __init__(self, values):
+        self.results = [
+            ({"variant": variant, "seed": seed, "task": "a"}, {"error": error, **curve})
+            for variant, errors in values.items()
+            for seed, error in enumerate(errors)
+            for curve in [{"accepted": [error, 0.0]} if variant == "b" else {}]
+        ]
+
+    def variants_of(self, group):
+        return ["base", "b"]
+
+    def baseline_of(self, variant):
+        return "base"
+
+
+def test_table_by_hand():
+    """The numbers of `test_statistics_by_hand`; p of one row stays after Holm."""
+    made = _Made({"base": [1.0, 2, 3], "b": [2.0, 4, 6]})
+    columns = [
+        tables.Compared("error", "error", 2, corrected=True, power=True),
+        tables.Value("accepted", tables.mean_of("accepted"), 1),
+        tables.Value("worst", "error", 0, reduce=np.max),
+    ]
+    text = tables.table_of(made, columns, {"task": "a"})
+    header, _, base, row = [line.strip("| ").split(" | ") for line in text.splitlines()]
+    assert header[1:] == [
+        "difference",
+        "p",
+        "p, corrected",
+        "detectable",
+        "accepted",
+        "worst",
+    ]
+    assert base == ["base", "2.00 ± 0.58", *[""] * 5, "3"]
+    # The spread of the differences is 1, of which three pairs see 3.26 with 80 %.
+    assert row == ["b", "4.00 ± 1.15", "+2.00", "0.074", "0.074", "3.26", "2.0", "6"]
+    first = tables.Compared("error", "error", 1, seeds=2, difference=False)
+    assert first.cells(made, ["b"], {}) == [["3.0 ± 1.0", "0.205"]]
+    # Runs of another task do not count.
+    assert not made.of("error", task="other").size
 
 
 def test_front_of_pareto():
@@ -80,9 +136,11 @@ def test_detectable_difference_is_the_tabulated_one():
     # Sample sizes of the paired t-test, two-sided 5 %, power 80 %, as tables and
     # G*Power have them: 34 for half a standard deviation, 15 for 0.8, 10 for one.
     for seeds, size in ((34, 0.5), (15, 0.8), (10, 1.0)):
-        assert study.detectable(1.0, seeds) <= size < study.detectable(1.0, seeds - 1)
-    assert study.detectable(3.0, 10) == pytest.approx(3 * study.detectable(1.0, 10))
-    assert np.isinf(study.detectable(1.0, 1))
+        found, fewer = (significance.detectable(1.0, n) for n in (seeds, seeds - 1))
+        assert found <= size < fewer
+    threefold = significance.detectable(3.0, 10)
+    assert threefold == pytest.approx(3 * significance.detectable(1.0, 10))
+    assert np.isinf(significance.detectable(1.0, 1))
 
 
 def test_tuned_goes_on_where_the_best_is_at_an_end(tmp_path, monkeypatch):
