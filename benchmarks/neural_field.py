@@ -27,10 +27,10 @@ import keras
 import numpy as np
 
 from benchmarks import fields, rounds, together
-from benchmarks.curves import pyplot
+from benchmarks.curves import pyplot, show
 from benchmarks.fields import GROUPS, MORE, SAME_TIME, VARIANTS
 from benchmarks.seeds import ManySeeds
-from benchmarks.significance import holm, statistics
+from benchmarks.significance import corrected
 from benchmarks.tables import Value, p_value, table, table_of
 
 SETTINGS = {"images": ["camera", "coffee", "grass", "text"], "crop": 256, "size": 64}
@@ -146,20 +146,17 @@ class NeuralField(ManySeeds):
 
     def compared(self):
         """With identity of the same size and of the same time: two cells for each."""
-        found, variants = {}, self.variants_of({})
+        pairs, variants = {}, self.variants_of({})
         for variant in variants:
             group, skip, _ = VARIANTS[variant]
             for i, more in enumerate((0, SAME_TIME[group])):
                 baseline = f"{group}: identity{MORE[more]}"
                 if skip != "identity" and baseline in variants:
-                    pair = (self.psnr(v).ravel() for v in (variant, baseline))
-                    found[variant, i] = statistics(*pair)
-        corrected = holm([p for *_, p in found.values()])
+                    pair = [self.psnr(v).ravel() for v in (variant, baseline)]
+                    pairs[variant, i] = pair
         return {
             key: [f"{difference:+.2f}", p_value(p)]
-            for (key, (*_, difference, _)), p in zip(
-                found.items(), corrected, strict=True
-            )
+            for key, (*_, difference, p) in corrected(pairs).items()
         }
 
     def parameters(self, variant):
@@ -241,19 +238,16 @@ class NeuralField(ManySeeds):
         axis.plot(np.take(x, best), np.take(y, best), "k--", linewidth=1)
 
     def draw_images(self, row, name, variants):
-        size = self.settings["size"]
-        row[0].imshow(fields.image(name, self.settings["crop"], size))
-        row[0].set_title(f"{name}, {size} x {size}", fontsize=9)
+        size, at = self.settings["size"], self.settings["images"].index(name)
+        original = fields.image(name, self.settings["crop"], size)
+        show(row[0], original, f"{name}, {size} x {size}")
         for axis, variant in zip(row[1:], variants, strict=True):
+            axis.axis("off")
             for result in self.of(dict, variant=variant, seed=0):
                 if name in result:
                     colors = np.reshape(result[name], (size, size, 3)).astype("uint8")
-                    at = self.settings["images"].index(name)
-                    axis.imshow(colors)
                     title = f"{variant}, {np.mean(result['psnr'][at]):.1f} dB"
-                    axis.set_title(title, fontsize=9)
-        for axis in row:
-            axis.axis("off")
+                    show(axis, colors, title)
 
     def check(self):
         """That the networks learn, and that the gain is another training."""

@@ -25,7 +25,7 @@ import keras
 import numpy as np
 
 from benchmarks import data, images, upscaling
-from benchmarks.curves import Panel, panel_of, pyplot
+from benchmarks.curves import Panel, panel_of, pyplot, show
 from benchmarks.study import Study
 from benchmarks.tables import Compared, Value
 from benchmarks.upscaling import SCALE
@@ -222,11 +222,9 @@ class SuperResolution(Study):
             figure = pyplot().figure(figsize=(2.6 * columns, 9), layout="constrained")
             top, bottom = figure.subfigures(2, 1, height_ratios=(3, 2))
             axes = top.subplots(2, columns).ravel()
-            for axis in axes:
-                axis.axis("off")
+            axes[-1].axis("off")  # There may be one more than pictures.
             for axis, (title, path) in zip(axes, paths.items(), strict=False):
-                axis.imshow(data.read_image(path), interpolation="nearest")
-                axis.set_title(title, fontsize=9)
+                show(axis, data.read_image(path), title)
             top.suptitle(f"{model} x{SCALE}, the middle of a picture of {name}, seed 0")
             axes = bottom.subplots(1, len(groups), squeeze=False)[0]
             for axis, group in zip(axes, groups, strict=True):
