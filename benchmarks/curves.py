@@ -35,11 +35,16 @@ class Panel:
 
 def curve(axis, study, panel, variant, where, **style):
     """Draws a variant; nothing where its results have no such curve."""
-    curves = np.array(study.of(panel.measure, variant=variant, **where), "float64")
+
+    def read(result):
+        measure = panel.measure
+        return measure(result) if callable(measure) else result.get(measure, ())
+
+    curves = study.of(read, variant=variant, **where).astype("float64")
     if not curves.size:
         return
     length = next(
-        run[study.cost]
+        study.cost_of(run)
         for run, _ in study.results
         if {**where, "variant": variant}.items() <= run.items()
     )

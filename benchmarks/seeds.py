@@ -2,6 +2,7 @@
 
 from benchmarks import together
 from benchmarks.study import Study
+from keras_gradres.optimizers import GAL
 
 
 class ManySeeds(Study):
@@ -34,16 +35,33 @@ class ManySeeds(Study):
         return self.settings["evaluations"]
 
     def train_seeds(self, runs, bar):
-        run = runs[0]
+        return self.fit(runs[0], [run["seed"] for run in runs], bar)
+
+    def fit(self, run, seeds, bar, rates=None):
+        """The results of a run from each of these seeds, at its own rate if given."""
         models, found = together.train(
             lambda seed: self.make(run, seed),
-            [run["seed"] for run in runs],
+            seeds,
             lambda seed: self.data(run, seed),
             steps=run["steps"],
             batch_size=self.batch_size(run),
             evaluations=self.evaluations(run),
             bar=bar,
+            rates=rates,
             keep=self.keep,
         )
-        models = models or [None] * len(runs)
-        return [self.measure(*each) for each in zip(runs, found, models, strict=True)]
+        models = models or [None] * len(seeds)
+        return [
+            self.measure({**run, "seed": seed}, *each)
+            for seed, *each in zip(seeds, found, models, strict=True)
+        ]
+
+
+def compiled(model, optimizer, loss, seed, arguments=None):
+    """The model, compiled; inside GAL where the `arguments` of GAL are given."""
+    if arguments is not None:
+        shapes = [model.output_shape]
+        optimizer = GAL(optimizer, seed=seed, output_shapes=shapes, **arguments)
+        loss = optimizer.loss(loss)
+    model.compile(optimizer, loss)
+    return model

@@ -152,6 +152,10 @@ class Study:
         """The settings that decide the runs of a variant."""
         return {name: self.settings[name] for name in (self.cost, *self.recorded)}
 
+    def cost_of(self, run):
+        """How long it takes, as the bar counts and the curves are drawn."""
+        return run[self.cost]
+
     def runs(self):
         return [
             {**self.settings_of(variant), **group, "variant": variant, "seed": seed}
@@ -184,9 +188,7 @@ class Study:
     def train_all(self):
         """Trains what is not in the file yet, and fills `results`."""
         train = self.train_seeds if self.seeds_together else self._one
-        self.execute(
-            self.runs(), train, lambda run: run[self.cost], self.seeds_together
-        )
+        self.execute(self.runs(), train, self.cost_of, self.seeds_together)
 
     def _one(self, runs, bar):
         return [self.train(runs[0], bar)]
