@@ -81,10 +81,10 @@ class Cifar(Study):
         return train(run, bar, self.parts, *self.variants[run["variant"]])
 
     def heading(self, group):
-        settings = self.settings
+        depth, train = self.settings["depth"], self.settings["train"]
         return (
-            f"ResNet-{settings['depth']}, {settings['train']} training images, "
-            f"{settings['epochs']} epochs, {len(self.seeds)} seeds"
+            f"ResNet-{depth}, {train} training images, {self.lengths()}, "
+            f"{len(self.seeds)} seeds"
         )
 
     def style(self, variant, i):

@@ -20,54 +20,86 @@ miniature: two classes of made-up images, at their own size, and a small network
 """
 
 import keras
-import numpy as np
 
-from benchmarks import cifar, data, large
-from benchmarks.study import Study, compared, pyplot, table
-from keras_gradres.callbacks import Diagnostics
+from benchmarks import data, large, shapes
+from benchmarks.large_study import LOADERS, LargeStudy, errors, with_gal
+from benchmarks.tables import Compared
 from keras_gradres.optimizers import GAL, AdaBound, Lookahead
 
-OPTIMIZERS = ("SGD", "Lookahead", "AdaBound")
 GAL_ARGUMENTS = {
     "alpha": 0.001,
     "beta": 0.001,
     "hidden_units": (100, 32, 16),
     "skip": False,
 }
-BUDGETS = {
-    "smoke": {
-        "seeds": 1,
-        "sets": ["made up"],
-        "optimizers": ["Lookahead"],
-        "training": {"epochs": 3, "batch": 16, "size": 32, "dtype": "float32"},
-        "workers": {},
-    },
-    "gpu": {
-        "seeds": 5,
-        "sets": ["CIFAR-10", "CIFAR-100"],
-        "optimizers": list(OPTIMIZERS),
-        "training": {
-            "epochs": 300,
-            "batch": 320,
-            "size": 224,
-            "dtype": "mixed_bfloat16",
-        },
-        "workers": {"workers": 16, "use_multiprocessing": True, "max_queue_size": 32},
-    },
-}
 READ = {"CIFAR-10": data.cifar10, "CIFAR-100": data.cifar100}
 
 
-def load(study):
-    """For each set the pairs of images and labels to train with, and to test."""
-    if study.budget == "smoke":
-        return {"made up": [_of_two(cifar.made_up(400, seed)) for seed in (0, 1)]}
-    return {name: READ[name](study.data) for name in study.settings["sets"]}
+class CifarLarge(LargeStudy):
+    variants = with_gal(
+        {
+            f"{name}, {optimizer}": {"set": name, "optimizer": optimizer}
+            for name in ("made up", *READ)
+            for optimizer in ("SGD", "Lookahead", "AdaBound")
+        }
+    )
+    budgets = {
+        "smoke": {
+            "seeds": 1,
+            "sets": ["made up"],
+            "variants": ["made up, Lookahead", "made up, Lookahead, GAL"],
+            "training": {"epochs": 3, "batch": 16, "size": 32, "dtype": "float32"},
+            "workers": {},
+        },
+        "gpu": {
+            "seeds": 5,
+            "sets": list(READ),
+            "training": {"epochs": 300, "batch": 320, "size": 224}
+            | {"dtype": "mixed_bfloat16"},
+            "workers": LOADERS,
+        },
+    }
+    columns = (
+        Compared("error, %", lambda result: errors("val_accuracy")(result)[-1]),
+        LargeStudy.speed,
+    )
+    against = "the same optimizer alone"
+
+    def load(self):
+        """For each set the pairs of images and labels to train with, and to test."""
+        super().load()
+        if self.budget == "smoke":
+            return {"made up": made_up()}
+        return {name: READ[name](self.folder) for name in self.settings["sets"]}
+
+    def groups(self):
+        return [{"set": name} for name in self.settings["sets"]]
+
+    def variants_of(self, group):
+        return [
+            variant
+            for variant in super().variants_of(group)
+            if group.items() <= self.variants[variant].items()
+        ]
+
+    def images(self, run):
+        (x, y), (x_test, y_test) = self.parts[run["set"]]
+        sizes = run["training"]["size"], run["training"]["batch"]
+        workers = self.settings["workers"]
+        return (
+            large.Images(x, y, *sizes, large.moved_window, run["seed"], **workers),
+            large.Images(x_test, y_test, *sizes, large.whole_window, **workers),
+            int(y.max()) + 1,
+        )
+
+    def make(self, run, classes, steps):
+        return make(run, classes, steps, self.budget == "smoke", self.folder)
 
 
-def _of_two(part):
-    x, y = part
-    return x[y < 2], y[y < 2]
+def made_up():
+    """Images of two classes of stripes."""
+    parts = [shapes.stripes(400, seed) for seed in (0, 1)]
+    return [(x[y < 2], y[y < 2]) for x, y in parts]
 
 
 def make_optimizer(name, steps, epochs):
@@ -86,16 +118,16 @@ def make_optimizer(name, steps, epochs):
     return sgd
 
 
-def make(study, run, classes, steps):
+def make(run, classes, steps, miniature, folder=None):
     """A compiled model, from images in [0, 255] to logits in float32."""
     keras.utils.set_random_seed(run["seed"])
     training = run["training"]
     images = keras.Input((training["size"], training["size"], 3))
-    if study.budget == "smoke":
+    if miniature:
         x = large.miniature(keras.layers.Rescaling(1 / 64, -2)(images))
     else:
         make_body, name = keras.applications.EfficientNetB1, "efficientnetb1_notop"
-        body = large.pretrained(make_body, name, study.data, pooling="avg")
+        body = large.pretrained(make_body, name, folder, pooling="avg")
         x = keras.layers.Dropout(0.2)(body(images))
     logits = keras.layers.Dense(classes, dtype="float32")(x)
     model = keras.Model(images, logits)
@@ -108,100 +140,5 @@ def make(study, run, classes, steps):
     return model
 
 
-def train(run, bar, study, sets):
-    training = run["training"]
-    keras.config.set_dtype_policy(training["dtype"])
-    (x, y), (x_test, y_test) = sets[run["set"]]
-    arguments = (training["size"], training["batch"])
-    images = large.Images(
-        x, y, *arguments, large.moved_window, run["seed"], **study.settings["workers"]
-    )
-    test = large.Images(
-        x_test, y_test, *arguments, large.whole_window, **study.settings["workers"]
-    )
-    _, records = large.train_in_epochs(
-        lambda: make(study, run, int(y.max()) + 1, len(images)),
-        images,
-        test,
-        training["epochs"],
-        study.out / "checkpoints" / f"{run['variant']} {run['seed']}",
-        [Diagnostics()] if run["gal"] else [],
-        lambda record: bar.update(),
-    )
-    return [{name: [r[name] for r in records] for name in records[0]}]
-
-
-def of(study, name, **wanted):
-    """The curves of a log, one for each seed."""
-    return study.of(lambda r: r[name], **wanted)
-
-
-def report(study):
-    rows = []
-    for name in study.settings["sets"]:
-        for optimizer in study.settings["optimizers"]:
-            wanted = {"set": name, "optimizer": optimizer}
-            base = 100 - 100 * of(study, "val_accuracy", gal=False, **wanted)[:, -1]
-            for gal in (False, True):
-                errors = 100 - 100 * of(study, "val_accuracy", gal=gal, **wanted)[:, -1]
-                mean, *others = compared(errors, base, 2)
-                speed = of(study, "images_per_second", gal=gal, **wanted)[:, -1].mean()
-                cells = [mean, *(others if gal else ["", ""]), f"{speed:.0f}"]
-                rows.append([f"{name}, {optimizer}" + ", GAL" * gal, *cells])
-    header = ["", "error, %", "difference", "p", "images a second"]
-    return (
-        f"{study.settings['training']['epochs']} epochs, {len(study.seeds)} seeds\n\n"
-        f"{table(header, rows)}\n\n± is the standard error; p that of the paired t-test"
-        " against the same optimizer alone, not corrected for the number of rows."
-    )
-
-
-def draw(study):
-    plt = pyplot()
-    sets = study.settings["sets"]
-    figure, axes = plt.subplots(
-        2, len(sets), figsize=(7 * len(sets), 9), layout="constrained", squeeze=False
-    )
-    for name, (above, below) in zip(sets, axes.T, strict=True):
-        for i, optimizer in enumerate(study.settings["optimizers"]):
-            for gal in (False, True):
-                wanted = {"set": name, "optimizer": optimizer, "gal": gal}
-                loss = of(study, "loss", **wanted).mean(0)
-                error = 100 - 100 * of(study, "val_accuracy", **wanted).mean(0)
-                style = {"color": f"C{i}", "linestyle": "--" if gal else "-"}
-                epochs = 1 + np.arange(len(loss))
-                above.plot(epochs, loss, label=optimizer + ", GAL" * gal, **style)
-                below.plot(epochs, error, **style)
-        above.set(title=f"{name}: training loss, mean over seeds", yscale="log")
-        below.set(title=f"{name}: error of the test images, %", xlabel="epoch")
-        above.legend()
-    study.save(figure)
-
-
-def main():
-    study = Study(__doc__, BUDGETS, data=True)
-    large.distribute()
-    sets = load(study)
-    study.run(
-        [
-            {
-                "variant": f"{name}, {optimizer}" + ", GAL" * gal,
-                "set": name,
-                "optimizer": optimizer,
-                "gal": gal,
-                "seed": seed,
-                "training": study.settings["training"],
-            }
-            for seed in study.seeds
-            for name in sets
-            for optimizer in study.settings["optimizers"]
-            for gal in (False, True)
-        ],
-        lambda runs, bar: train(runs[0], bar, study, sets),
-        cost=lambda run: run["training"]["epochs"],
-    )
-    study.conclude(report(study), lambda: draw(study), large.check)
-
-
 if __name__ == "__main__":
-    main()
+    CifarLarge.main()

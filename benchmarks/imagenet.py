@@ -19,12 +19,10 @@ CIFAR-10's where FOLDER has them, and made up elsewhere.
 import pathlib
 
 import keras
-import numpy as np
-from PIL import Image
 
-from benchmarks import data, large
-from benchmarks.study import Study, compared, pyplot, table
-from keras_gradres.callbacks import Diagnostics
+from benchmarks import data, large, shapes
+from benchmarks.large_study import LOADERS, LargeStudy, errors, with_gal
+from benchmarks.tables import Compared
 from keras_gradres.optimizers import GAL
 
 ALPHA = BETA = 0.001
@@ -35,20 +33,49 @@ NETWORKS = {
     "miniature": ((16, 8), 8),
 }
 EPOCHS_UP, EPOCHS_DOWN, DOWN = 5, 2.4, 0.97
-BUDGETS = {
-    "smoke": {
-        "seeds": 1,
-        "networks": ["miniature"],
-        "training": {"epochs": 6, "batch": 16, "dtype": "float32"},
-        "workers": {},
-    },
-    "gpu": {
-        "seeds": 1,
-        "networks": ["ResNet-50", "EfficientNet-B2"],
-        "training": {"epochs": 90, "batch": 1024, "dtype": "mixed_bfloat16"},
-        "workers": {"workers": 16, "use_multiprocessing": True, "max_queue_size": 32},
-    },
-}
+
+
+class ImageNet(LargeStudy):
+    variants = with_gal({name: {"network": name} for name in NETWORKS})
+    budgets = {
+        "smoke": {
+            "seeds": 1,
+            "variants": ["miniature", "miniature, GAL"],
+            "training": {"epochs": 6, "batch": 16, "dtype": "float32"},
+            "workers": {},
+        },
+        "gpu": {
+            "seeds": 1,
+            "variants": list(with_gal({"ResNet-50": {}, "EfficientNet-B2": {}})),
+            "training": {"epochs": 90, "batch": 1024, "dtype": "mixed_bfloat16"},
+            "workers": LOADERS,
+        },
+    }
+    columns = (
+        Compared("error, %", lambda result: errors("val_accuracy")(result)[-1]),
+        Compared("top 5", lambda result: errors("val_top5")(result)[-1]),
+        LargeStudy.speed,
+    )
+    against = "RMSprop alone"
+
+    def images(self, run):
+        root = pathlib.Path(self.folder or "") / "imagenet"
+        if self.budget == "smoke":
+            small = data.has(self.folder, "cifar10") and data.cifar10(self.folder)
+            root = shapes.folder_of_classes(self.out / "imagenet", small or None)
+        _, side = NETWORKS[run["network"]]
+        sizes = side, run["training"]["batch"]
+        train, labels, names = large.folder_of_classes(root / "train")
+        test, test_labels, _ = large.folder_of_classes(root / "val")
+        seed, workers = run["seed"], self.settings["workers"]
+        return (
+            large.Images(train, labels, *sizes, large.random_window, seed, **workers),
+            large.Images(test, test_labels, *sizes, large.center_window, **workers),
+            len(names),
+        )
+
+    def make(self, run, classes, steps):
+        return make(run, classes, steps)
 
 
 @keras.saving.register_keras_serializable("benchmarks")
@@ -72,36 +99,6 @@ class WarmUpAndDecay(keras.optimizers.schedules.LearningRateSchedule):
             "decay_steps": self.decay_steps,
             "decay": self.decay,
         }
-
-
-def small(root, cifar=None, classes=2, count=32):
-    """Writes a folder of small images.
-
-    Args:
-        root: The folder.
-        cifar: What `data.cifar10` returns, or None for stripes that are their class.
-        classes: How many.
-        count: Images of each class, for training, and as many for the test.
-    """
-    rng = np.random.default_rng(0)
-    for i, part in enumerate(("train", "val")):
-        for label in range(classes):
-            folder = root / part / f"class {label}"
-            folder.mkdir(parents=True, exist_ok=True)
-            if cifar is None:
-                images = [stripes(label, rng) for _ in range(count)]
-            else:
-                x, y = cifar[i]
-                images = x[y == label][:count]
-            for number, image in enumerate(images):
-                Image.fromarray(image).save(folder / f"{number:02}.png")
-    return root
-
-
-def stripes(label, rng):
-    waves = np.sin(np.pi * np.arange(8) * (label + 1) / 2)
-    image = 128 + 90 * waves[:, None, None] + rng.normal(0, 20, (8, 8, 3))
-    return np.clip(image, 0, 255).astype("uint8")
 
 
 def make_network(name, classes, side):
@@ -140,109 +137,5 @@ def make(run, classes, steps):
     return model
 
 
-def load(study, run):
-    """The images to train with and to test, and the number of classes."""
-    root = pathlib.Path(study.data or "") / "imagenet"
-    if study.budget == "smoke":
-        found = data.cifar10(study.data) if data.has(study.data, "cifar10") else None
-        root = small(study.out / "imagenet", found)
-    _, side = NETWORKS[run["network"]]
-    workers, batch = study.settings["workers"], run["training"]["batch"]
-    train, labels, names = large.folder_of_classes(root / "train")
-    test, test_labels, _ = large.folder_of_classes(root / "val")
-    return (
-        large.Images(
-            train, labels, side, batch, large.random_window, run["seed"], **workers
-        ),
-        large.Images(test, test_labels, side, batch, large.center_window, **workers),
-        len(names),
-    )
-
-
-def train(run, bar, study):
-    keras.config.set_dtype_policy(run["training"]["dtype"])
-    images, test, classes = load(study, run)
-    _, records = large.train_in_epochs(
-        lambda: make(run, classes, len(images)),
-        images,
-        test,
-        run["training"]["epochs"],
-        study.out / "checkpoints" / f"{run['variant']} {run['seed']}",
-        [Diagnostics()] if run["gal"] else [],
-        lambda record: bar.update(),
-    )
-    return [{name: [r[name] for r in records] for name in records[0]}]
-
-
-def errors(study, measure, network, gal):
-    """In percent, after the last epoch."""
-    return 100 - 100 * study.of(lambda r: r[measure][-1], network=network, gal=gal)
-
-
-def report(study):
-    rows = []
-    for network in study.settings["networks"]:
-        for gal in (False, True):
-            cells = []
-            for measure in ("val_accuracy", "val_top5"):
-                values, base = (
-                    errors(study, measure, network, g) for g in (gal, False)
-                )
-                mean, difference, p = compared(values, base, 2)
-                cells += [mean, difference, p] if gal else [mean, "", ""]
-            speed = study.of(
-                lambda r: r["images_per_second"][-1], network=network, gal=gal
-            )
-            rows.append([network + ", GAL" * gal, *cells, f"{speed.mean():.0f}"])
-    header = ["RMSprop", "error, %", "difference", "p", "top 5", "difference", "p"]
-    return (
-        f"{study.settings['training']['epochs']} epochs, {len(study.seeds)} seeds\n\n"
-        f"{table([*header, 'images a second'], rows)}\n\n± is the standard error; p "
-        "that of the paired t-test against RMSprop alone."
-    )
-
-
-def draw(study):
-    plt = pyplot()
-    figure, axes = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")
-    for i, network in enumerate(study.settings["networks"]):
-        for gal in (False, True):
-            style = {"color": f"C{i}", "linestyle": "--" if gal else "-"}
-            for axis, name in zip(axes, ("loss", "val_accuracy"), strict=True):
-                curves = study.of(lambda r: r[name], network=network, gal=gal)  # noqa: B023
-                values = (
-                    curves.mean(0) if name == "loss" else 100 - 100 * curves.mean(0)
-                )
-                epochs = 1 + np.arange(len(values))
-                axis.plot(epochs, values, label=network + ", GAL" * gal, **style)
-                axis.set_xlabel("epoch")
-    axes[0].set_title("training loss, mean over seeds")
-    axes[1].set_title("error, %")
-    axes[1].legend()
-    study.save(figure)
-
-
-def main():
-    study = Study(__doc__, BUDGETS, data=True)
-    large.distribute()
-    study.run(
-        [
-            {
-                "variant": network + ", GAL" * gal,
-                "network": network,
-                "gal": gal,
-                "seed": seed,
-                "training": study.settings["training"],
-            }
-            for seed in study.seeds
-            for network in study.settings["networks"]
-            for gal in (False, True)
-        ],
-        lambda runs, bar: train(runs[0], bar, study),
-        cost=lambda run: run["training"]["epochs"],
-    )
-    study.conclude(report(study), lambda: draw(study), large.check)
-
-
 if __name__ == "__main__":
-    main()
+    ImageNet.main()

@@ -157,12 +157,6 @@ def miniature(x):
     return keras.layers.Dropout(0.3)(x)
 
 
-def distribute():
-    """Where JAX has several devices, has each batch shared among them."""
-    if keras.backend.backend() == "jax" and len(keras.distribution.list_devices()) > 1:
-        keras.distribution.set_distribution(keras.distribution.DataParallel())
-
-
 def train_in_epochs(make, train, test, epochs, folder, callbacks=(), after=None):
     """Trains up to a number of epochs, from the last checkpoint if there is one.
 
@@ -245,10 +239,3 @@ def _restored(folder):
     for variable, value in zip(_seeds(model), log[-1]["seeds"], strict=True):
         variable.assign(value)
     return model, log
-
-
-def check(study):
-    """That the networks learn, and that GAL acts."""
-    for run, result in study.results:
-        assert result["loss"][-1] < result["loss"][0], (run, result)
-        assert run["gal"] == ("gal_accepted" in result), (run, result)

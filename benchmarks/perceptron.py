@@ -68,4 +68,4 @@ class Digits(ManySeeds):
         return {"errors": 100 * wrong.mean(-1), **found}
 
     def heading(self, group):
-        return f"digits, {self.settings['steps']} steps, {len(self.seeds)} seeds"
+        return f"digits, {self.lengths()}, {len(self.seeds)} seeds"

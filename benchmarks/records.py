@@ -1,13 +1,98 @@
-"""The file of results: a line of JSON for each run, and for what made them."""
+"""The file of results: a line of JSON for each run, and for what made them.
+
+A run is a dict of all that decides it, as `{"variant": "gain", "seed": 3, "steps":
+2000}`. Its result, a dict too, is appended to the file once it is there. So a study
+that is interrupted goes on where it stopped, and one that is asked for more seeds
+trains only these.
+"""
 
 import importlib.metadata
 import json
 import math
 import os
+import pathlib
 import platform
 
 import keras
 import numpy as np
+import tqdm
+
+
+class Runs:
+    """The runs of a study and their results.
+
+    Attributes:
+        module, arguments: Of the command that makes them.
+        name: That of the file, without `.jsonl`.
+        out: Its folder.
+        results: The pairs of a run and its result.
+    """
+
+    module = name = ""
+    arguments: list = []
+    out = pathlib.Path()
+    results: list = []
+
+    def execute(self, runs, train, cost=lambda run: 1, together=False):
+        """Trains what is not in the file yet, and sets `results` to those of `runs`.
+
+        Args:
+            runs: The runs, dicts with a `variant` and a `seed` among the rest.
+            train: A function of a list of runs and of the progress bar, returning the
+                list of their results. It moves the bar by the cost of these runs.
+            cost: How much of the bar a run takes.
+            together: Whether runs that differ in their seed only are trained at once.
+        """
+        path = self.out / f"{self.name}.jsonl"
+        found, backends = read(path)
+        backend = keras.backend.backend()
+        if backends - {backend}:
+            raise ValueError(
+                f"{path} has results of {sorted(backends - {backend})}, which must not "
+                f"be mixed with those of {backend}. Give another folder as --out."
+            )
+        missing = [run for run in runs if key(run) not in found]
+        batches = {}
+        for run in missing:
+            alike = {**run, "seed": None} if together else run
+            batches.setdefault(key(alike), []).append(run)
+        with (
+            path.open("a") as file,
+            tqdm.tqdm(
+                total=sum(map(cost, missing)),
+                desc=self.name,
+                unit_scale=True,
+                bar_format="{desc}: {percentage:3.0f}% {bar} {elapsed}, "
+                "{remaining} left {postfix}",
+            ) as bar,
+        ):
+            if missing:
+                append(file, {"environment": self.environment()})
+            for batch in batches.values():
+                bar.set_postfix_str(str(batch[0]["variant"]))
+                before = bar.n
+                results = train(batch, bar)
+                bar.update(before + sum(map(cost, batch)) - bar.n)
+                for run, result in zip(batch, results, strict=True):
+                    append(file, {"run": run, "result": result})
+        found, _ = read(path)
+        self.results = [(run, found[key(run)]) for run in runs]
+
+    def of(self, measure, **wanted):
+        """A measure of all runs with these settings, in the order of seeds.
+
+        It is the name of an entry of a result, or a function of the result.
+        """
+        read = measure if callable(measure) else lambda result: result[measure]
+        found = [
+            (run["seed"], read(result))
+            for run, result in self.results
+            if wanted.items() <= run.items()
+        ]
+        return np.array([value for _, value in sorted(found, key=lambda pair: pair[0])])
+
+    def environment(self):
+        return environment(self.module, self.arguments)
 
 
 def key(run):

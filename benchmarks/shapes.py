@@ -1,6 +1,7 @@
 """Made-up images in noise: textured shapes with masks, and stripes with labels."""
 
 import numpy as np
+from PIL import Image
 
 SHAPES = ("disk", "square", "cross")
 SIZE = 64
@@ -46,3 +47,33 @@ def stripes(count, seed):
     stripes = np.sin(y[:, None, None, None] * columns[:, None])
     x = 128 + 50 * stripes + rng.normal(0, 20, (count, 32, 32, 3))
     return np.clip(x, 0, 255).astype("uint8"), y
+
+
+def folder_of_classes(root, cifar=None, classes=2, count=32):
+    """Writes a folder of small images, as `large.folder_of_classes` reads it.
+
+    Args:
+        root: The folder.
+        cifar: What `data.cifar10` returns, or None for stripes that are their class.
+        classes: How many.
+        count: Images of each class, for training, and as many for the test.
+    """
+    rng = np.random.default_rng(0)
+    for i, part in enumerate(("train", "val")):
+        for label in range(classes):
+            folder = root / part / f"class {label}"
+            folder.mkdir(parents=True, exist_ok=True)
+            if cifar is None:
+                images = [_waves(label, rng) for _ in range(count)]
+            else:
+                x, y = cifar[i]
+                images = x[y == label][:count]
+            for number, image in enumerate(images):
+                Image.fromarray(image).save(folder / f"{number:02}.png")
+    return root
+
+
+def _waves(label, rng):
+    waves = np.sin(np.pi * np.arange(8) * (label + 1) / 2)
+    image = 128 + 90 * waves[:, None, None] + rng.normal(0, 20, (8, 8, 3))
+    return np.clip(image, 0, 255).astype("uint8")

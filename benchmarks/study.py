@@ -18,10 +18,7 @@ the check of the smoke run.
     if __name__ == "__main__":
         Depth.main()
 
-A run is a dict of all that decides it, as `{"variant": "gain", "seed": 3, "steps":
-2000}`. Its result, a dict too, is appended to `OUT/NAME.jsonl` once it is there. So a
-study that is interrupted goes on where it stopped, and one that is asked for more seeds
-trains only these.
+Its runs resume where they were interrupted: see `records.py`.
 """
 
 import argparse
@@ -29,17 +26,13 @@ import os
 import pathlib
 import sys
 
-import keras
-import numpy as np
-import tqdm
-
 from benchmarks import curves, records
 from benchmarks.tables import table_of
 
 DATA = "KERAS_GRADRES_DATA"
 
 
-class Study:
+class Study(records.Runs):
     """A question, its options, and its folder of results.
 
     Args:
@@ -52,6 +45,8 @@ class Study:
             are those that it trains, by default all.
         cost: The setting that says how long a run takes.
         recorded: Other settings that decide a run.
+        longer: How many times as long a variant trains that is called "longer", the
+            control at the same time.
         has_data: Whether it reads a folder of data, given as `--data` or by the
             environment variable KERAS_GRADRES_DATA.
         has_sweep: Whether `--sweep` chooses what the paper leaves open.
@@ -68,7 +63,6 @@ class Study:
         folder: The folder of data, or None where none is given.
         sweep: Whether it was asked for.
         parts: What `load` returned.
-        results: The pairs of a run and its result.
     """
 
     variants: dict = {}
@@ -76,6 +70,7 @@ class Study:
     budgets: dict = {}
     cost = "steps"
     recorded: tuple = ()
+    longer = 1.0
     has_data = has_sweep = seeds_together = False
     columns: tuple = ()
     against = "the first row"
@@ -99,7 +94,6 @@ class Study:
             self.folder = options.data or os.environ.get(DATA)
         self.out = pathlib.Path(options.out or f"results/{self.name}-{self.budget}")
         self.out.mkdir(parents=True, exist_ok=True)
-        self.results = []
         self.parts = None
 
     def _options(self):
@@ -150,11 +144,10 @@ class Study:
 
     def settings_of(self, variant):
         """The settings that decide the runs of a variant."""
-        return {name: self.settings[name] for name in (self.cost, *self.recorded)}
-
-    def cost_of(self, run):
-        """How long it takes, as the bar counts and the curves are drawn."""
-        return run[self.cost]
+        settings = {name: self.settings[name] for name in (self.cost, *self.recorded)}
+        if "longer" in variant:
+            settings[self.cost] = round(self.longer * settings[self.cost])
+        return settings
 
     def runs(self):
         return [
@@ -164,6 +157,9 @@ class Study:
             for variant in self.variants_of(group)
         ]
 
+    def length_of(self, run):
+        return run[self.cost]
+
     def train(self, run, bar):
         """The result of a run; moves the bar by its cost."""
         raise NotImplementedError
@@ -171,6 +167,13 @@ class Study:
     def train_seeds(self, runs, bar):
         """The results of runs that differ in their seed only."""
         return [self.train(run, bar) for run in runs]
+
+    def lengths(self):
+        """How long the runs are, as "12 epochs", and those that are called "longer"."""
+        found = f"{self.settings[self.cost]} {self.cost}"
+        if any("longer" in variant for variant in self.variants):
+            found += f' ({self.settings_of("longer")[self.cost]} in "longer")'
+        return found
 
     def heading(self, group):
         """The line above the table of a group."""
@@ -186,70 +189,11 @@ class Study:
     # What follows from it.
 
     def train_all(self):
-        """Trains what is not in the file yet, and fills `results`."""
         train = self.train_seeds if self.seeds_together else self._one
-        self.execute(self.runs(), train, self.cost_of, self.seeds_together)
+        self.execute(self.runs(), train, self.length_of, self.seeds_together)
 
     def _one(self, runs, bar):
         return [self.train(runs[0], bar)]
-
-    def execute(self, runs, train, cost=lambda run: 1, together=False):
-        """Trains what is not in the file yet, and sets `results` to those of `runs`.
-
-        Args:
-            runs: The runs, dicts with a `variant` and a `seed` among the rest.
-            train: A function of a list of runs and of the progress bar, returning the
-                list of their results. It moves the bar by the cost of these runs.
-            cost: How much of the bar a run takes.
-            together: Whether runs that differ in their seed only are trained at once.
-        """
-        path = self.out / f"{self.name}.jsonl"
-        found, backends = records.read(path)
-        backend = keras.backend.backend()
-        if backends - {backend}:
-            raise ValueError(
-                f"{path} has results of {sorted(backends - {backend})}, which must not "
-                f"be mixed with those of {backend}. Give another folder as --out."
-            )
-        missing = [run for run in runs if records.key(run) not in found]
-        batches = {}
-        for run in missing:
-            alike = {**run, "seed": None} if together else run
-            batches.setdefault(records.key(alike), []).append(run)
-        with (
-            path.open("a") as file,
-            tqdm.tqdm(
-                total=sum(map(cost, missing)),
-                desc=self.name,
-                unit_scale=True,
-                bar_format="{desc}: {percentage:3.0f}% {bar} {elapsed}, "
-                "{remaining} left {postfix}",
-            ) as bar,
-        ):
-            if missing:
-                records.append(file, {"environment": self.environment()})
-            for batch in batches.values():
-                bar.set_postfix_str(str(batch[0]["variant"]))
-                before = bar.n
-                results = train(batch, bar)
-                bar.update(before + sum(map(cost, batch)) - bar.n)
-                for run, result in zip(batch, results, strict=True):
-                    records.append(file, {"run": run, "result": result})
-        found, _ = records.read(path)
-        self.results = [(run, found[records.key(run)]) for run in runs]
-
-    def of(self, measure, **wanted):
-        """A measure of all runs with these settings, in the order of seeds.
-
-        It is the name of an entry of a result, or a function of the result.
-        """
-        read = measure if callable(measure) else lambda result: result[measure]
-        found = [
-            (run["seed"], read(result))
-            for run, result in self.results
-            if wanted.items() <= run.items()
-        ]
-        return np.array([value for _, value in sorted(found, key=lambda pair: pair[0])])
 
     def report(self):
         parts = []
@@ -297,6 +241,3 @@ class Study:
 
     def save(self, figure, suffix=""):
         figure.savefig(self.out / f"{self.name}{suffix}.png", dpi=80)
-
-    def environment(self):
-        return records.environment(self.module, self.arguments)

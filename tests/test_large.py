@@ -15,7 +15,7 @@ require_studies("PIL", "scipy", "tqdm")
 
 from PIL import Image  # noqa: E402
 
-from benchmarks import cifar_large, data, imagenet, large  # noqa: E402
+from benchmarks import cifar_large, data, imagenet, large, shapes  # noqa: E402
 
 
 def test_folder_of_classes(tmp_path):
@@ -125,7 +125,7 @@ def interrupted(make, train, test, folder):
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_imagenet_goes_on_to_the_same_numbers(tmp_path, policy, dtype_policy):
-    root = imagenet.small(tmp_path)
+    root = shapes.folder_of_classes(tmp_path)
     sources, labels, names = large.folder_of_classes(root / "train")
     train = large.Images(sources, labels, 8, 16, large.random_window, seed=0)
     test_sources, test_labels, _ = large.folder_of_classes(root / "val")
@@ -141,7 +141,7 @@ def test_imagenet_goes_on_to_the_same_numbers(tmp_path, policy, dtype_policy):
 def test_small_folder_of_cifar(tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3)).astype("uint8")
     y = np.array([1, 0, 2, 1, 1, 0])
-    root = imagenet.small(tmp_path, [(x, y), (x[::-1], y[::-1])], count=2)
+    root = shapes.folder_of_classes(tmp_path, [(x, y), (x[::-1], y[::-1])], count=2)
     for part, chosen in (("train", [1, 5, 0, 3]), ("val", [5, 1, 4, 3])):
         paths, labels, names = large.folder_of_classes(root / part)
         assert labels.tolist() == [0, 0, 1, 1]
@@ -177,16 +177,13 @@ def _results(folder):
 
 
 def test_cifar_goes_on_to_the_same_numbers(tmp_path):
-    (x, y), (x_test, y_test) = cifar_large.load(type("S", (), {"budget": "smoke"}))[
-        "made up"
-    ]
+    (x, y), (x_test, y_test) = cifar_large.made_up()
     train = large.Images(x, y, 32, 16, large.moved_window, seed=0)
     test = large.Images(x_test, y_test, 32, 16, large.whole_window)
-    study = type("Study", (), {"budget": "smoke"})
     training = {"size": 32, "epochs": 4}
     run = {"optimizer": "Lookahead", "gal": True, "seed": 0, "training": training}
     records = interrupted(
-        lambda: cifar_large.make(study, run, 2, len(train)), train, test, tmp_path
+        lambda: cifar_large.make(run, 2, len(train), True), train, test, tmp_path
     )
     assert records[-1]["loss"] < records[0]["loss"]
 

@@ -12,7 +12,7 @@ require_studies("PIL", "matplotlib", "scipy", "skimage", "sklearn", "tqdm")
 
 from PIL import Image  # noqa: E402
 
-from benchmarks import cifar, data, images, segmentation, shapes, study  # noqa: E402
+from benchmarks import data, images, scenes, shapes, study  # noqa: E402
 
 DATA = os.environ.get(study.DATA)
 
@@ -178,9 +178,7 @@ def test_smaller_images_and_masks():
     # fifth column has no square.
     image = np.array([[0, 255, 255, 255, 9], [255, 0, 255, 255, 9]], "uint8")
     mask = np.array([[1, 2, 3, 4, 5], [6, 7, 8, 9, 5]], "uint8")
-    x, masks = segmentation.smaller(
-        image[None, :, :, None].repeat(3, -1), mask[None], 2
-    )
+    x, masks = scenes.smaller(image[None, :, :, None].repeat(3, -1), mask[None], 2)
     np.testing.assert_allclose(x, np.array([[[[0] * 3, [1] * 3]]]), atol=1e-6)
     assert masks.tolist() == [[[1, 3]]]
 
@@ -189,9 +187,9 @@ def test_mean_iou_by_hand():
     # Class 0: 2 of the 3 pixels that are it or were taken for it; class 1: 1 of 2;
     # class 2 is not there; the last two pixels are unlabelled.
     truth, found = np.array([0, 0, 1, 1, 3, 3]), np.array([0, 0, 0, 1, 1, 2])
-    counts = segmentation.confusion(truth, found, classes=3, ignored=3)
+    counts = scenes.confusion(truth, found, classes=3, ignored=3)
     assert counts.tolist() == [[2, 0, 0], [1, 1, 0], [0, 0, 0]]
-    assert segmentation.mean_iou(counts) == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert scenes.mean_iou(counts) == pytest.approx((2 / 3 + 1 / 2) / 2)
 
 
 def test_made_up_shapes():
@@ -211,6 +209,6 @@ def test_augmentation_moves_and_mirrors():
             -1, 8, 8
         )
     }
-    found = cifar.augmented(x, np.random.default_rng(0))
+    found = images.augmented(x, np.random.default_rng(0))
     assert {image[:, :, 0].tobytes() for image in found} <= allowed
     assert len({image.tobytes() for image in found}) > 20

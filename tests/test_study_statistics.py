@@ -9,28 +9,36 @@ from helpers import require_studies
 
 require_studies("PIL", "matplotlib", "scipy", "skimage", "sklearn", "tqdm")
 
-from benchmarks import neural_field, sine_report, sine_tasks, study, tuned  # noqa: E402
+from benchmarks import (
+    neural_field,
+    significance,
+    sine_report,
+    sine_tasks,
+    study,
+    tables,
+    tuned,
+)  # noqa: E402
 
 
 def test_statistics_by_hand():
     # Differences 1, 2, 3: mean 2, standard error 1 / sqrt(3), t = 3.464; p of Student's
     # t with 2 degrees of freedom is 1 - t / sqrt(t^2 + 2) = 0.0742.
-    mean, error, difference, p = study.statistics([2.0, 4, 6], [1.0, 2, 3])
+    mean, error, difference, p = significance.statistics([2.0, 4, 6], [1.0, 2, 3])
     assert (mean, difference) == (4, 2)
     assert error == pytest.approx(2 / np.sqrt(3))
     assert p == pytest.approx(1 - np.sqrt(12) / np.sqrt(14))
     # Welch: t = 2 / sqrt(4 / 3 + 1 / 3), with (5/3)^2 / (16/18 + 1/18) = 2.94 degrees.
-    *_, p = study.statistics([2.0, 4, 6], [1.0, 2, 3], paired=False)
+    *_, p = significance.statistics([2.0, 4, 6], [1.0, 2, 3], paired=False)
     assert p == pytest.approx(0.220, abs=1e-3)
-    *_, p = study.statistics([1.0, 2, 3], [1.0, 2, 3])
+    *_, p = significance.statistics([1.0, 2, 3], [1.0, 2, 3])
     assert np.isnan(p)
 
 
 def test_holm_by_hand():
     # 3 * 0.01, 2 * 0.04, and 0.045, which may not be below the one before.
-    found = study.holm([0.04, np.nan, 0.045, 0.01])
+    found = significance.holm([0.04, np.nan, 0.045, 0.01])
     np.testing.assert_allclose(found, [0.08, np.nan, 0.08, 0.03])
-    np.testing.assert_allclose(study.holm([0.6, 0.7]), [1, 1])
+    np.testing.assert_allclose(significance.holm([0.6, 0.7]), [1, 1])
 
 
 def test_front_of_pareto():
@@ -80,9 +88,9 @@ def test_detectable_difference_is_the_tabulated_one():
     # Sample sizes of the paired t-test, two-sided 5 %, power 80 %, as tables and
     # G*Power have them: 34 for half a standard deviation, 15 for 0.8, 10 for one.
     for seeds, size in ((34, 0.5), (15, 0.8), (10, 1.0)):
-        assert study.detectable(1.0, seeds) <= size < study.detectable(1.0, seeds - 1)
-    assert study.detectable(3.0, 10) == pytest.approx(3 * study.detectable(1.0, 10))
-    assert np.isinf(study.detectable(1.0, 1))
+        assert significance.detectable(1.0, seeds) <= size < significance.detectable(1.0, seeds - 1)
+    assert significance.detectable(3.0, 10) == pytest.approx(3 * significance.detectable(1.0, 10))
+    assert np.isinf(significance.detectable(1.0, 1))
 
 
 def test_tuned_goes_on_where_the_best_is_at_an_end(tmp_path, monkeypatch):

@@ -39,7 +39,7 @@ def test_index_names_every_study_and_page():
     studies = {
         path.stem
         for path in BENCHMARKS.glob("*.py")
-        if "study = Study(__doc__, BUDGETS" in path.read_text()
+        if re.search(r"(?m)^    \w+\.main\(\)$", path.read_text())
     }
     linked = set(re.findall(r"\]\(results/(\w+)\.md\)", index))
     assert linked == {page.stem for page in PAGES}
