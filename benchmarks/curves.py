@@ -82,5 +82,6 @@ def figure_of(study, panels, groups):
     pairs = [(panel, group) for panel in panels for group in groups]
     for axis, (panel, group) in zip(axes.ravel(), pairs, strict=True):
         panel_of(axis, study, panel, group)
-    axes[0, -1].legend(fontsize=8)
+    most = max(axes[0, ::-1], key=lambda axis: len(axis.lines))
+    most.legend(fontsize=8)
     return figure
