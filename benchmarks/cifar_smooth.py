@@ -29,7 +29,8 @@ class CifarSmooth(Cifar):
     budgets = {
         "smoke": Cifar.budgets["smoke"]
         | {"variants": ["identity, SiLU", "gain, SiLU"]},
-        "cpu": Cifar.budgets["cpu"] | {"seeds": 5},
+        # What six rows of five seeds allow in 90 minutes of two cores.
+        "cpu": Cifar.budgets["cpu"] | {"seeds": 5, "train": 6000},
         "gpu": Cifar.budgets["gpu"],
     }
     # What a step of gain takes with SiLU, in steps of identity: the median of eight

@@ -44,7 +44,7 @@ def curve(axis, study, panel, variant, where, **style):
     if not curves.size:
         return
     length = next(
-        study.length_of(run)
+        study.length(run)
         for run, _ in study.results
         if {**where, "variant": variant}.items() <= run.items()
     )

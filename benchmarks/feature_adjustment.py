@@ -14,12 +14,11 @@ longer, after as many fewer steps.
 """
 
 import collections
-import functools
 
 import keras
 import numpy as np
 
-from benchmarks import data, together
+from benchmarks import data
 from benchmarks.curves import Panel
 from benchmarks.feature_network import METHODS, OURS, PLAIN, Network, body
 from benchmarks.tables import Value, table
@@ -90,7 +89,7 @@ class FeatureAdjustment(TunedStudy):
         return RATES[group["optimizer"]][: self.settings.get("rates")]
 
     def batch_size(self, run):
-        return TASKS[run["task"]].batch
+        return run.get("batch", TASKS[run["task"]].batch)
 
     def evaluations(self, run):
         return TASKS[run["task"]].evaluations // self.settings.get("shorter", 1)
@@ -143,7 +142,7 @@ class FeatureAdjustment(TunedStudy):
         for run, result in self.results:
             result["time"] = self.ratios_of(run)[run["variant"]]
 
-    def length_of(self, run):
+    def length(self, run):
         return run["steps"] * self.ratios_of(run)[run["variant"]]
 
     def ratios_of(self, run):
@@ -170,20 +169,11 @@ class FeatureAdjustment(TunedStudy):
 
     def time(self, runs, bar):
         (run,) = runs
-        group = {**run, "optimizer": next(iter(TASKS[run["task"]].methods))}
-        makes = {
-            method: functools.partial(self.make, {**group, "variant": method})
-            for method in self.variants_of(group)
-        }
-        seconds = together.seconds(
-            makes,
-            [0],
-            functools.partial(self.data, run),
-            steps=5 if self.budget in ("smoke", "cifar") else 20,
-            batch_size=run["batch"],
-            rounds=3 if self.budget == "smoke" else 41,
-        )
-        return [seconds]
+        optimizer = next(iter(TASKS[run["task"]].methods))
+        rounds = 3 if self.budget == "smoke" else 41
+        steps = 5 if self.budget in ("smoke", "cifar") else 20
+        timed = {**run, "optimizer": optimizer, "rounds": rounds}
+        return [self.seconds(timed, self.variants_of(timed), [0], steps)]
 
     def heading(self, group):
         name, optimizer, steps = group.values()

@@ -27,26 +27,9 @@ VARIANTS = ("inner", "gal")
 
 
 def resnet():
-    """ResNet-20 for CIFAR-10, arXiv 1512.03385, with convolutions in its shortcuts."""
-    import keras
-    from keras import layers
+    from keras_gradres import models
 
-    def convolution(x, filters, stride=1, size=3):
-        x = layers.Conv2D(filters, size, stride, padding="same", use_bias=False)(x)
-        return layers.BatchNormalization()(x)
-
-    inputs = keras.Input((32, 32, 3))
-    x = layers.ReLU()(convolution(inputs, 16))
-    for filters in (16, 32, 64):
-        for block in range(3):
-            stride = 2 if block == 0 and filters > 16 else 1
-            y = layers.ReLU()(convolution(x, filters, stride))
-            y = convolution(y, filters)
-            if stride == 2:
-                x = convolution(x, filters, stride, size=1)
-            x = layers.ReLU()(layers.Add()([x, y]))
-    outputs = layers.Dense(10)(layers.GlobalAveragePooling2D()(x))
-    return keras.Model(inputs, outputs), (64, 32, 32, 3), 10
+    return models.ResNet(20, residual="identity"), (64, 32, 32, 3), 10
 
 
 def efficientnet():

@@ -53,7 +53,7 @@ class LargeStudy(Study):
     def settings_of(self, variant):
         return {**self.variants[variant], "training": self.settings["training"]}
 
-    def length_of(self, run):
+    def length(self, run):
         return run["training"]["epochs"]
 
     def baseline_of(self, variant):

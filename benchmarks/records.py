@@ -37,12 +37,14 @@ class Runs:
         """Trains what is not in the file yet, and sets `results` to those of `runs`.
 
         Args:
-            runs: The runs, dicts with a `variant` and a `seed` among the rest.
+            runs: The runs, dicts with a `variant` and a `seed` among the rest. One
+                that is there twice counts once.
             train: A function of a list of runs and of the progress bar, returning the
                 list of their results. It moves the bar by the cost of these runs.
             cost: How much of the bar a run takes.
             together: Whether runs that differ in their seed only are trained at once.
         """
+        runs = list({key(run): run for run in runs}.values())
         path = self.out / f"{self.name}.jsonl"
         found, backends = read(path)
         backend = keras.backend.backend()

@@ -1,5 +1,7 @@
 """A study of small networks, of which all seeds of a variant train at once."""
 
+import functools
+
 from benchmarks import together
 from benchmarks.study import Study
 from keras_gradres.optimizers import GAL
@@ -10,10 +12,12 @@ class ManySeeds(Study):
 
     Class attributes:
         keep: Whether `measure` needs the trained models and GAL's diagnostics.
+        schedule: That of the learning rates: see `together.train`.
     """
 
     seeds_together = True
     keep = True
+    schedule = None
 
     def make(self, run, seed):
         """A compiled model. A `GAL` in it needs `output_shapes`."""
@@ -35,26 +39,33 @@ class ManySeeds(Study):
         return self.settings["evaluations"]
 
     def train_seeds(self, runs, bar):
-        return self.fit(runs[0], [run["seed"] for run in runs], bar)
+        models, found = self.fit(runs[0], [run["seed"] for run in runs], bar)
+        models = models or [None] * len(runs)
+        return [self.measure(*each) for each in zip(runs, found, models, strict=True)]
 
-    def fit(self, run, seeds, bar, rates=None):
-        """The results of a run from each of these seeds, at its own rate if given."""
-        models, found = together.train(
-            lambda seed: self.make(run, seed),
+    def fit(self, run, seeds, bar=None, **options):
+        """Trains a network from each seed; `options` are those of `together.train`."""
+        made = {
+            "data": functools.partial(self.data, run),
+            "steps": run["steps"],
+            "batch_size": self.batch_size(run),
+            "evaluations": self.evaluations(run),
+            "schedule": self.schedule,
+            "keep": self.keep,
+        }
+        make = functools.partial(self.make, run)
+        return together.train(make, seeds, bar=bar, **made | options)
+
+    def seconds(self, run, variants, seeds, steps):
+        """For each variant the seconds of a step, in `run["rounds"]` rounds."""
+        return together.seconds(
+            {v: functools.partial(self.make, {**run, "variant": v}) for v in variants},
             seeds,
-            lambda seed: self.data(run, seed),
-            steps=run["steps"],
+            functools.partial(self.data, run),
+            steps=steps,
             batch_size=self.batch_size(run),
-            evaluations=self.evaluations(run),
-            bar=bar,
-            rates=rates,
-            keep=self.keep,
+            rounds=run["rounds"],
         )
-        models = models or [None] * len(seeds)
-        return [
-            self.measure({**run, "seed": seed}, *each)
-            for seed, *each in zip(seeds, found, models, strict=True)
-        ]
 
 
 def compiled(model, optimizer, loss, seed, arguments=None):

@@ -12,169 +12,214 @@ identity does best, is `sine_relu.py`.
     KERAS_BACKEND=jax python -m benchmarks.sine --budget cpu
 """
 
+import itertools
+
+import keras
 import numpy as np
 
-from benchmarks import sine_report, together
 from benchmarks import sine_tasks as tasks
-from benchmarks.rounds import ratio
-from benchmarks.sine_tasks import (
-    ALL,
+from benchmarks import together
+from benchmarks.functions import (
     BASELINE,
-    CORE,
-    DEEP,
-    FIRST,
-    FIRST_ORDER,
-    GELU,
-    MORE,
-    OTHERS,
-    SECONDS,
-    SIZES,
-    SMOKE,
-    TANH,
-    TASKS,
-    TIMED,
+    GRID,
+    LOG_ERROR,
+    Factor,
+    Functions,
+    final,
+    log_errors,
 )
-from benchmarks.study import Study
+from benchmarks.rounds import ratio
+from benchmarks.significance import holm, statistics
+from benchmarks.sine_tasks import DEEP, FIRST, LONGER, ONE_MORE, SIZES, TASKS, VARIANTS
+from benchmarks.tables import Text, Value, p_value, table
 
 RATES = (2e-3, 5e-3, 1e-2, 2e-2, 5e-2)
 # Sine networks want smaller ones.
 SINE_RATES = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
 TUNING_SEED = 1000  # And those after it.
 TRAINING = {"steps": 8000, "batch": 64, "evaluations": 16}
-BUDGETS = {
-    "smoke": {
-        "seeds": 2,
-        "parts": [(SMOKE, DEEP[:2])],
-        "rates": 2,
-        "timed": [SMOKE],
-        "tuning": 1,
-        "timing": {"timed": DEEP[:2], "at_once": 1, "steps": 10, "rounds": 2},
-        **TRAINING,
-        "steps": 100,
-        "evaluations": 4,
-    },
-    "cpu": {
-        "seeds": 30,
-        "parts": [
-            *((task, CORE) for task in (FIRST, GELU, TANH)),
-            (FIRST, MORE[:3]),
-            *((task, FIRST_ORDER) for task in (FIRST, GELU)),
-            *((FIRST, DEEP, 16, blocks) for blocks in (1, 3, 4, 6)),
-            *((task, MORE) for task in (GELU, TANH)),
-            *((task, ALL) for task in (FIRST, GELU, TANH)),
-            *((task, CORE) for task in OTHERS),
-            *((FIRST, DEEP, 32, blocks) for blocks in (1, 2, 3, 4, 6)),
-        ],
-        "rates": 5,
-        "timed": [FIRST, GELU, TANH],
-        "tuning": 4,
-        "timing": {"timed": TIMED, "at_once": 10, "steps": 100, "rounds": 15},
-        **TRAINING,
-    },
-}
-BUDGETS["gpu"] = {**BUDGETS["cpu"], "steps": 50_000}
+THERE = 0.05  # Of the variance of the target.
+SECONDS = "seconds"  # In the place of a variant: how long a step of each takes.
 
 
-def make_runs(study):
-    settings = study.settings
-    made = [
-        {"task": task, "variant": variant, "seed": seed}
-        | dict(zip(SIZES, sizes or SIZES.values(), strict=True))
-        | {name: settings[name] for name in TRAINING}
-        for task, variants, *sizes in settings["parts"]
-        for variant in variants
-        for seed in study.seeds
-    ]
-    made += [
-        {"task": task, "variant": SECONDS, "seed": 0, **SIZES}
-        | {"batch": settings["batch"]}
-        | settings["timing"]
-        for task in settings["timed"]
-    ]
-    return list({str(run): run for run in made}.values())
+def same_time(study, where):
+    """The better of the controls of the same time that are there."""
+    names = [v for v in (ONE_MORE, LONGER) if v in study.variants_of(where)]
+    names = names or [BASELINE]
+    return min(names, key=lambda v: study.of(final, variant=v, **where).mean())
 
 
-def train(runs, bar, rates, tuning):
-    """All seeds of a variant at once, after some rates on the seeds for tuning."""
-    run = runs[0]
-    if run["variant"] == SECONDS:
-        return [measure_seconds(run)]
-    truth = tasks.TARGETS[TASKS[run["task"]][-1]](tasks.GRID)
-
-    def fit(pairs, bar=None):
-        _, found = together.train(
-            tasks.maker(run, run["variant"]),
-            [seed for _, seed in pairs],
-            lambda seed: tasks.data(run, seed),
-            steps=run["steps"] * tasks.VARIANTS[run["variant"]].get("longer", 1),
-            batch_size=run["batch"],
-            evaluations=run["evaluations"],
-            rates=[rate for rate, _ in pairs],
-            schedule=lambda share: (1 + np.cos(np.pi * share)) / 2,
-            bar=bar,
-        )
-        return [result["predictions"] for result in found]
-
-    def errors(predictions):
-        return np.mean((predictions - truth) ** 2, axis=(1, 2))
-
-    rates = (SINE_RATES if run["variant"] == "sine network" else RATES)[:rates]
-    pairs = [
-        (rate, seed)
-        for rate in rates
-        for seed in range(TUNING_SEED, TUNING_SEED + tuning)
-    ]
-    tuned = np.log10([errors(predictions)[-1] for predictions in fit(pairs)])
-    tuned = np.nan_to_num(tuned, nan=np.inf).reshape(len(rates), -1).mean(1)
-    best = rates[np.argmin(tuned)]
-    found = fit([(best, run["seed"]) for run in runs], bar)
-    results = [{"errors": errors(f), "rate": best, "tuned": tuned} for f in found]
-    for run, result, predictions in zip(runs, results, found, strict=True):
-        if run["seed"] == 0:
-            result["function"] = predictions[-1, :, 0]
-    return results
-
-
-def measure_seconds(run):
-    """The seconds for a step of each variant, in turn, and their ratio to identity."""
-    found = together.seconds(
-        {variant: tasks.maker(run, variant) for variant in run["timed"]},
-        range(run["at_once"]),
-        lambda seed: tasks.data(run, seed),
-        steps=run["steps"],
-        batch_size=run["batch"],
-        rounds=run["rounds"],
+def there(study, variant, where):
+    enough = THERE * np.var(study.function(where)(GRID))
+    return (
+        f"{np.mean(study.of(final, variant=variant, **where) < np.log10(enough)):.0%}"
     )
-    return {
-        "seconds": float(np.median(found[BASELINE])),
-        "ratios": {name: ratio(t, found[BASELINE]) for name, t in found.items()},
+
+
+def time(study, variant, where):
+    """Of the whole training, in units of that of identity."""
+    longer = VARIANTS[variant].get("longer", 1)
+    for timing in study.of(dict, variant=SECONDS, **where):
+        if found := timing["ratios"].get(variant.replace(LONGER, BASELINE)):
+            return f"{found * longer:.2f}"
+    return ""
+
+
+class Sine(Functions):
+    variants = VARIANTS
+    budgets = {
+        "smoke": {"seeds": 2, "rates": 2, "tuning": 1, **TRAINING, "steps": 100}
+        | {"parts": [(tasks.SMOKE, DEEP[:2])], "timed": [tasks.SMOKE]}
+        | {"timing": {"timed": DEEP[:2], "at_once": 1, "steps": 10, "rounds": 2}}
+        | {"evaluations": 4},
+        "cpu": {"seeds": 30, "rates": 5, "tuning": 4, **TRAINING}
+        | {"parts": tasks.PARTS, "timed": [FIRST, tasks.GELU, tasks.TANH]}
+        | {"timing": {"timed": tasks.TIMED, "at_once": 10, "steps": 100, "rounds": 15}},
     }
-
-
-def check(study):
-    """That the networks learn, each another function, at the best of the rates."""
-    for run, result in study.results:
-        if run["variant"] == SECONDS:
-            assert result["ratios"][BASELINE] == 1, result
-            continue
-        assert result["errors"][-1] < result["errors"][0], (run, result["errors"])
-        assert result["rate"] == RATES[np.argmin(result["tuned"])], result
-    errors = [result["errors"][-1] for _, result in study.results[:-1]]
-    assert len(set(errors)) == len(errors), errors
-
-
-def main():
-    study = Study(__doc__, BUDGETS)
-    study.run(
-        make_runs(study),
-        lambda runs, bar: train(
-            runs, bar, study.settings["rates"], study.settings["tuning"]
-        ),
-        cost=lambda run: run["steps"],
-        together=True,
+    budgets["gpu"] = budgets["cpu"] | {"steps": 50_000}
+    recorded = ("batch", "evaluations")
+    keep = False
+    schedule = staticmethod(together.cosine)
+    columns = (
+        Value("rate", "rate", 6, "g"),
+        LOG_ERROR,
+        Value("area", lambda result: np.mean(log_errors(result))),
+        Text("there", there),
+        Text("time", time),
+        Factor("factor, same size", final, ".3g", corrected=True),
+        Factor("factor, same time", final, ".3g", corrected=True, baseline=same_time),
     )
-    study.conclude(sine_report.report(study), lambda: sine_report.draw(study), check)
+    against = (
+        "identity of the same size, and against the better of identity with one block "
+        "more and identity with twice the steps"
+    )
+    note = (
+        "rate: the best on other seeds. area: the mean of log10 error over the "
+        f"training. there: the share of seeds with an error below {THERE} times the "
+        "variance of the target. time: of the whole training, in units of identity's "
+        "(a step is timed in turn, in one process; the median of paired ratios). "
+        "factor: the geometric mean of the error in units of that of the baseline; "
+        "below 1 is better."
+    )
+    drawn = {
+        BASELINE: "tab:grey",
+        ONE_MORE: "tab:olive",
+        LONGER: "tab:green",
+        "convex, alpha 3, second order": "tab:blue",
+        "gain, second order": "tab:red",
+        "additive, raw, second order": "tab:orange",
+        "sine network": "tab:purple",
+    }
+    learned = (BASELINE, ONE_MORE, "gain, second order", "additive, raw, second order")
+
+    def runs(self):
+        settings = self.settings
+        made = [
+            {
+                **self.settings_of(variant),
+                "task": task,
+                "variant": variant,
+                "seed": seed,
+            }
+            | dict(zip(SIZES, sizes or SIZES.values(), strict=True))
+            for task, variants, *sizes in settings["parts"]
+            for variant in variants
+            for seed in self.seeds
+        ]
+        timing = {"variant": SECONDS, "seed": 0, "batch": settings["batch"], **SIZES}
+        return made + [
+            {"task": task, **timing, **settings["timing"]} for task in settings["timed"]
+        ]
+
+    def length(self, run):
+        return run["steps"] * self.variants.get(run["variant"], {}).get("longer", 1)
+
+    def function(self, run):
+        return tasks.TARGETS[TASKS[run["task"]][-1]]
+
+    def make(self, run, seed):
+        sizes = {name: run[name] for name in SIZES}
+        model = tasks.network(*TASKS[run["task"]][:2], **sizes, variant=run["variant"])
+        model.compile(keras.optimizers.Adam(), "mse")
+        return model
+
+    def train_seeds(self, runs, bar):
+        """All seeds of a variant at once, after some rates on the seeds for tuning."""
+        run = runs[0]
+        if run["variant"] == SECONDS:
+            return [self.timing(run)]
+
+        def fit(pairs, bar=None):
+            rates, seeds = zip(*pairs, strict=True)
+            _, found = self.fit(run, seeds, bar, steps=self.length(run), rates=rates)
+            made = [{**run, "seed": seed} for seed in seeds]
+            return [self.measure(*each, None) for each in zip(made, found, strict=True)]
+
+        rates = SINE_RATES if run["variant"] == "sine network" else RATES
+        rates = rates[: self.settings["rates"]]
+        seeds = range(TUNING_SEED, TUNING_SEED + self.settings["tuning"])
+        tuned = [final(result) for result in fit(itertools.product(rates, seeds))]
+        tuned = np.nan_to_num(tuned, nan=np.inf).reshape(len(rates), -1).mean(1)
+        best = rates[np.argmin(tuned)]
+        found = fit([(best, r["seed"]) for r in runs], bar)
+        return [{**result, "rate": best, "tuned": tuned} for result in found]
+
+    def timing(self, run):
+        """The seconds of a step of identity, and the others' ratio to it, in turn."""
+        found = self.seconds(run, run["timed"], range(run["at_once"]), run["steps"])
+        ratios = {name: ratio(times, found[BASELINE]) for name, times in found.items()}
+        return {"seconds": float(np.median(found[BASELINE])), "ratios": ratios}
+
+    def groups(self):
+        known = {run["task"] for run, _ in self.results}
+        return [{"task": task, **SIZES} for task in TASKS if task in known]
+
+    def variants_of(self, group):
+        known = {r["variant"] for r, _ in self.results if group.items() <= r.items()}
+        return [variant for variant in self.variants if variant in known]
+
+    def heading(self, group):
+        return group["task"]
+
+    def remark(self, group):
+        timing = self.of("seconds", variant=SECONDS, **group)
+        step = "".join(f", {1e6 * seconds:.0f} µs a step" for seconds in timing)
+        return f"same size: {BASELINE}{step}; same time: {same_time(self, group)}"
+
+    def report(self):
+        sizes = {(r["width"], r["blocks"]) for r, _ in self.results}
+        text = super().report()
+        return f"{text}\n\n{self.depth(sizes)}" if len(sizes) > 1 else text
+
+    def depth(self, sizes):
+        """Depth and width with the first task; p is corrected for the whole table."""
+        found = {}
+        for width, blocks in sorted(sizes):
+            where = {"task": FIRST, "width": width, "blocks": blocks}
+            values = [self.of(final, variant=variant, **where) for variant in DEEP]
+            if all(map(len, values)):
+                for variant, each in zip(DEEP, values, strict=True):
+                    name = f"{width} x {blocks}, {variant}"
+                    found[name] = statistics(each, values[0])
+        corrected = holm([p for *_, p in found.values()])
+        rows = [
+            [name, f"{mean:.2f} ± {error:.2f}", f"{10**change:.3g}", p_value(p)]
+            for (name, (mean, error, change, _)), p in zip(
+                found.items(), corrected, strict=True
+            )
+        ]
+        header = ["width x blocks", "log10 error", "factor", "p"]
+        return f"Depth and width: {FIRST}\n\n{table(header, rows)}"
+
+    def check(self):
+        """That the networks learn, each another function, at the best of the rates."""
+        *trained, (_, timing) = self.results
+        assert timing["ratios"][BASELINE] == 1, timing
+        for _, result in trained:
+            assert result["rate"] == RATES[np.argmin(result["tuned"])], result
+        self.results = trained
+        super().check()
 
 
 if __name__ == "__main__":
-    main()
+    Sine.main()

@@ -7,11 +7,9 @@ import numpy as np
 from keras import initializers, layers
 
 from benchmarks import coordinates
+from benchmarks.functions import BASELINE, with_second_order
 from keras_gradres import models
 from keras_gradres.layers import GradientResidual
-
-POINTS = 1024
-GRID = np.linspace(-1, 1, 401, dtype="float32")[:, None]
 
 
 def piecewise(x):
@@ -36,51 +34,49 @@ TASKS = {
 FIRST, GELU, TANH, *OTHERS, SMOKE = TASKS
 SIZES = {"width": 16, "blocks": 2}
 IDENTITY = {"residual": "identity"}
-BASELINE = "identity"
+ONE_MORE = "identity, one block more"
 LONGER = "identity, twice the steps"
-SAME_TIME = ("identity, one block more", LONGER)
 DEEP = [BASELINE, "gain, second order", "convex, alpha 3, second order"]
-SECONDS = "seconds"  # In the place of a variant: how long a step of each takes.
-# What is trained more, or another network, at about the time of second order.
-CONTROLS = {
-    "identity, one block more": {**IDENTITY, "more": 1},
+# At last what is trained more, or another network, at about the time of second order.
+VARIANTS = {
+    BASELINE: IDENTITY,
+    "scaled": {"residual": "scaled"},
+    "none": {"residual": "none"},
+    **with_second_order(
+        {
+            "magnitude": {"residual": "magnitude"},
+            "gradient": {"residual": "gradient"},
+            "gradient, raw": {"residual": "gradient", "normalize": False},
+            "additive": {"residual": "additive"},
+            "additive, raw": {"residual": "additive", "normalize": False},
+            "convex, alpha -3": {"residual": "convex", "alpha": -3.0},
+            "convex, alpha 0": {"residual": "convex", "alpha": 0.0},
+            "convex, alpha 3": {"residual": "convex", "alpha": 3.0},
+            "gain": {"residual": "gain"},
+        }
+    ),
+    ONE_MORE: {**IDENTITY, "more": 1},
     LONGER: {**IDENTITY, "longer": 2},
     "sine network": {"network": "siren"},
     "Fourier features": {"network": "fourier"},
 }
-
-
-def _skips():
-    found = {
-        "identity": IDENTITY,
-        "scaled": {"residual": "scaled"},
-        "none": {"residual": "none"},
-    }
-    gradients = {
-        "magnitude": {"residual": "magnitude"},
-        "gradient": {"residual": "gradient"},
-        "gradient, raw": {"residual": "gradient", "normalize": False},
-        "additive": {"residual": "additive"},
-        "additive, raw": {"residual": "additive", "normalize": False},
-        "convex, alpha -3": {"residual": "convex", "alpha": -3.0},
-        "convex, alpha 0": {"residual": "convex", "alpha": 0.0},
-        "convex, alpha 3": {"residual": "convex", "alpha": 3.0},
-        "gain": {"residual": "gain"},
-    }
-    for name, arguments in gradients.items():
-        found[name] = arguments
-        found[name + SECOND] = {**arguments, "second_order": True}
-    return found
-
-
-SECOND = ", second order"
-VARIANTS = _skips() | CONTROLS
 # From what a verdict needs first to the rest, so that a part of them is of use.
-CORE = [*DEEP, "identity, one block more", "additive, raw, second order"]
+CORE = [*DEEP, ONE_MORE, "additive, raw, second order"]
 FIRST_ORDER = ["convex, alpha 3", "gain", "additive, raw"]
 MORE = [LONGER, "sine network", "none", "Fourier features", "scaled"]
 ALL = list(dict.fromkeys([*CORE, *MORE, *VARIANTS]))
 TIMED = [name for name in ALL if name != LONGER]
+# The task, the variants, and the width and the blocks where they are not `SIZES`.
+PARTS = [
+    *((task, CORE) for task in (FIRST, GELU, TANH)),
+    (FIRST, MORE[:3]),
+    *((task, FIRST_ORDER) for task in (FIRST, GELU)),
+    *((FIRST, DEEP, 16, blocks) for blocks in (1, 3, 4, 6)),
+    *((task, MORE) for task in (GELU, TANH)),
+    *((task, ALL) for task in (FIRST, GELU, TANH)),
+    *((task, CORE) for task in OTHERS),
+    *((FIRST, DEEP, 32, blocks) for blocks in (1, 2, 3, 4, 6)),
+]
 
 
 def network(block, activation, width, blocks, variant):
@@ -125,22 +121,3 @@ def dense(units, inputs, **kwargs):
     return layers.Dense(
         units, kernel_initializer=uniform(), bias_initializer=uniform(), **kwargs
     )
-
-
-def maker(run, variant):
-    """A function of a seed that makes the compiled network of a run."""
-    block, activation, _ = TASKS[run["task"]]
-
-    def make(seed):
-        model = network(block, activation, run["width"], run["blocks"], variant)
-        model.compile(keras.optimizers.Adam(), "mse")
-        return model
-
-    return make
-
-
-def data(run, seed):
-    """Points of the training, and the grid of the test."""
-    truth = TARGETS[TASKS[run["task"]][-1]]
-    x = np.random.default_rng(seed).uniform(-1, 1, (POINTS, 1)).astype("float32")
-    return (x, truth(x).astype("float32")), GRID

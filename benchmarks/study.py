@@ -27,7 +27,7 @@ import pathlib
 import sys
 
 from benchmarks import curves, records
-from benchmarks.tables import table_of
+from benchmarks.tables import rows_of, table, table_of
 
 DATA = "KERAS_GRADRES_DATA"
 
@@ -49,7 +49,9 @@ class Study(records.Runs):
             control at the same time.
         has_data: Whether it reads a folder of data, given as `--data` or by the
             environment variable KERAS_GRADRES_DATA.
-        has_sweep: Whether `--sweep` chooses what the paper leaves open.
+        swept: What `--sweep` tries where the paper leaves something open: dicts of the
+            same settings. They are the groups then, and `sweep_columns` those of the
+            one table.
         seeds_together: Whether runs that differ in their seed only are trained at once,
             by `train_seeds`.
         columns: Those of the table.
@@ -71,7 +73,9 @@ class Study(records.Runs):
     cost = "steps"
     recorded: tuple = ()
     longer = 1.0
-    has_data = has_sweep = seeds_together = False
+    has_data = seeds_together = False
+    swept: tuple = ()
+    sweep_columns: tuple = ()
     columns: tuple = ()
     against = "the first row"
     note = ""
@@ -85,7 +89,7 @@ class Study(records.Runs):
         self.name = self.module.rpartition(".")[2]
         self.budget = options.budget
         self.settings = self.budgets[options.budget]
-        self.sweep = self.has_sweep and options.sweep
+        self.sweep = bool(self.swept) and options.sweep
         if self.sweep:
             self.name += "_sweep"
         self.seeds = range(options.seeds or self.settings["seeds"])
@@ -107,7 +111,7 @@ class Study(records.Runs):
         parser.add_argument("--out", help="folder; else results/NAME-BUDGET")
         if self.has_data:
             parser.add_argument("--data", help=f"folder of data; else ${DATA}")
-        if self.has_sweep:
+        if self.swept:
             parser.add_argument(
                 "--sweep", action="store_true", help="choose what the paper leaves open"
             )
@@ -122,6 +126,8 @@ class Study(records.Runs):
         study.parts = study.load()
         study.train_all()
         study.write(study.report())
+        if study.sweep:
+            return
         study.draw()
         if study.budget == "smoke":
             study.check()
@@ -133,7 +139,7 @@ class Study(records.Runs):
 
     def groups(self):
         """What runs differ in besides variant and seed; each has a table of its own."""
-        return [{}]
+        return list(self.swept) if self.sweep else [{}]
 
     def variants_of(self, group):
         return self.settings.get("variants", list(self.variants))
@@ -157,11 +163,12 @@ class Study(records.Runs):
             for variant in self.variants_of(group)
         ]
 
-    def length_of(self, run):
+    def length(self, run):
+        """How far a run moves the bar, and how far its curves go."""
         return run[self.cost]
 
     def train(self, run, bar):
-        """The result of a run; moves the bar by its cost."""
+        """The result of a run; moves the bar by its length."""
         raise NotImplementedError
 
     def train_seeds(self, runs, bar):
@@ -190,17 +197,30 @@ class Study(records.Runs):
 
     def train_all(self):
         train = self.train_seeds if self.seeds_together else self._one
-        self.execute(self.runs(), train, self.length_of, self.seeds_together)
+        self.execute(self.runs(), train, self.length, self.seeds_together)
 
     def _one(self, runs, bar):
         return [self.train(runs[0], bar)]
 
     def report(self):
+        if self.sweep:
+            return self.sweep_report()
         parts = []
         for group in self.groups():
             parts += [self.heading(group), table_of(self, self.columns, group)]
             parts += filter(None, [self.remark(group)])
         return "\n\n".join([*parts, self.footnote()])
+
+    def sweep_report(self):
+        """One table, of all groups and variants."""
+        columns, names = self.sweep_columns, list(self.swept[0])
+        rows = [
+            [variant, *(group[name] for name in names), *cells]
+            for group in self.groups()
+            for variant, *cells in rows_of(self, columns, group)
+        ]
+        header = ["", *names, *(name for column in columns for name in column.header())]
+        return f"{len(self.seeds)} seeds\n\n{table(header, rows)}"
 
     def footnote(self):
         paired = all(getattr(column, "paired", True) for column in self.columns)

@@ -95,7 +95,7 @@ class Value:
         name: The header.
         measure: See above.
         digits: Behind the point; a number, or a function of the values.
-        kind: "f", or "e" for powers of ten.
+        kind: "f"; "e" for powers of ten, "g" for either, "%" for percent.
         reduce: What is made of the values of the seeds.
         error: Whether the standard error follows.
     """
@@ -125,15 +125,33 @@ class Value:
         return f"{number:{shown}}"
 
 
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """What a function of the study, the variant and `where` returns."""
+
+    name: str
+    write: Callable
+
+    def header(self):
+        return [self.name]
+
+    def cells(self, study, variants, where):
+        return [[self.write(study, v, where)] for v in variants]
+
+
 def table_of(study, columns, where):
     """A row for each variant, of the runs with the settings `where`."""
+    header = ["", *(name for column in columns for name in column.header())]
+    return table(header, rows_of(study, columns, where))
+
+
+def rows_of(study, columns, where):
     variants = study.variants_of(where)
     rows = [[variant] for variant in variants]
     for column in columns:
         for row, cells in zip(rows, column.cells(study, variants, where), strict=True):
             row += cells
-    header = ["", *(name for column in columns for name in column.header())]
-    return table(header, rows)
+    return rows
 
 
 def compared(values, baseline, digits, paired=True):

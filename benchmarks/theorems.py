@@ -1,7 +1,6 @@
 """What `theory` proves, as functions, and the experiments that it is held against.
 
-Each experiment is a function of runs that differ in their seed, and of a progress bar,
-and returns a result for each: see `study.Study.run`.
+An experiment is a function of a run, and returns its result.
 """
 
 import keras
@@ -9,8 +8,7 @@ import numpy as np
 from keras import ops
 from scipy import special
 
-from benchmarks import data, together
-from keras_gradres import models
+from benchmarks import data
 from keras_gradres.layers import GradientResidual
 from keras_gradres.optimizers import GAL
 from keras_gradres.optimizers.gal import formulas
@@ -41,47 +39,16 @@ def cosines(vectors):
     return [np.mean(np.sum(units[:starts] * units[s : s + starts], -1)) for s in shifts]
 
 
-def directions(runs, bar):
-    """Trains a perceptron for each seed, and looks at its gradients on the grid."""
-    run = runs[0]
-
-    def wave(x):
-        return np.sin(2 * np.pi * run["frequency"] * x)
-
-    def make(seed):
-        sizes = {name: run[name] for name in ("units", "blocks")}
-        model = models.MLP(1, activation="gelu", **sizes, **SKIPS[run["variant"]])
-        model.compile(keras.optimizers.Adam(), "mse")
-        return model
-
-    def sample(seed):
-        x = np.random.default_rng(seed).uniform(-1, 1, (1024, 1)).astype("float32")
-        return (x, wave(x)), GRID
-
-    trained, found = together.train(
-        make,
-        [r["seed"] for r in runs],
-        sample,
-        steps=run["steps"],
-        batch_size=64,
-        evaluations=1,
-        rates=[1e-2] * len(runs),
-        schedule=lambda share: 0.5 + 0.5 * np.cos(np.pi * share),
-        bar=bar,
-    )
-    results = []
-    for model, part in zip(trained, found, strict=True):
-        outputs = part["predictions"][-1]
-        of = {
-            "sine": cosines(np.gradient(wave(GRID), axis=0)),
-            "network": cosines(np.gradient(outputs, axis=0)),
-        }
-        blocks = [m for m in model.layers if isinstance(m, GradientResidual)]
-        for i, block in enumerate(blocks, 1):
-            of[f"block {i}"] = cosines(_gradient(model, block))
-        error = np.log10(np.mean((outputs - wave(GRID)) ** 2))
-        results.append({"cosines": of, "error": error})
-    return results
+def directions(wave, outputs, model):
+    """The mean cosines of the sine's, the network's and its blocks' gradients."""
+    found = {
+        "sine": cosines(np.gradient(wave(GRID), axis=0)),
+        "network": cosines(np.gradient(outputs, axis=0)),
+    }
+    blocks = [m for m in model.layers if isinstance(m, GradientResidual)]
+    for i, block in enumerate(blocks, 1):
+        found[f"block {i}"] = cosines(_gradient(model, block))
+    return found
 
 
 def _gradient(model, block):
@@ -126,79 +93,69 @@ def remainders(loss, z, y, g, step=1.0):
     return np.abs(r) / (step * length) ** 2, largest
 
 
-def gal(runs, bar):
+def gal(run):
     """Trains a classifier of digits with GAL, and looks at its remainders."""
-    results = []
-    for run in runs:
-        x, labels = data.digits()
-        x, y = x.astype("float32"), np.eye(10, dtype="float32")[labels]
-        function, keras_loss, _, rate = LOSSES[run["variant"]]
-        keras.utils.set_random_seed(run["seed"])
-        model = keras.Sequential(
-            [keras.Input((64,)), keras.layers.Dense(32, "gelu"), keras.layers.Dense(10)]
-        )
-        optimizer = GAL(
-            keras.optimizers.SGD(rate),
-            alpha=0.1,
-            seed=run["seed"],
-            output_shapes=[(None, 10)],
-        )
-        logits = {"from_logits": True} if function is cross_entropy else {}
-        model.compile(optimizer, optimizer.loss(keras_loss(**logits)))
-        optimizer.build(model.trainable_variables)
-        found = {name: {"ratio": [], "cosine": []} for name in DIRECTIONS}
-        done = 0
-        for epoch in run["epochs"]:
-            if epoch > done:
-                model.fit(x[300:], y[300:], 32, epoch - done, verbose=0)
-                done = epoch
-            z = ops.convert_to_tensor(model.predict(x[:300], verbose=0))
-            v = optimizer.networks[0](z)
-            z = ops.convert_to_numpy(z).astype("float64")
-            _, dl_dz, _ = function(z, y[:300])
-            for name, alpha in DIRECTIONS.items():
-                adjustment = formulas.adjustment(
-                    ops.cast(dl_dz, v.dtype), v, alpha, (1,)
-                )
-                g = dl_dz + ops.convert_to_numpy(adjustment)
-                ratio, cosine = remainders(function, z, y[:300], g)
-                found[name]["ratio"] += list(ratio)
-                found[name]["cosine"] += list(cosine)
-        results.append(found)
-    return results
+    x, labels = data.digits()
+    x, y = x.astype("float32"), np.eye(10, dtype="float32")[labels]
+    function, keras_loss, _, rate = LOSSES[run["variant"]]
+    keras.utils.set_random_seed(run["seed"])
+    model = keras.Sequential(
+        [keras.Input((64,)), keras.layers.Dense(32, "gelu"), keras.layers.Dense(10)]
+    )
+    optimizer = GAL(
+        keras.optimizers.SGD(rate),
+        alpha=0.1,
+        seed=run["seed"],
+        output_shapes=[(None, 10)],
+    )
+    logits = {"from_logits": True} if function is cross_entropy else {}
+    model.compile(optimizer, optimizer.loss(keras_loss(**logits)))
+    optimizer.build(model.trainable_variables)
+    found = {name: {"ratio": [], "cosine": []} for name in DIRECTIONS}
+    done = 0
+    for epoch in run["epochs"]:
+        if epoch > done:
+            model.fit(x[300:], y[300:], 32, epoch - done, verbose=0)
+            done = epoch
+        z = ops.convert_to_tensor(model.predict(x[:300], verbose=0))
+        v = optimizer.networks[0](z)
+        z = ops.convert_to_numpy(z).astype("float64")
+        _, dl_dz, _ = function(z, y[:300])
+        for name, alpha in DIRECTIONS.items():
+            adjustment = formulas.adjustment(ops.cast(dl_dz, v.dtype), v, alpha, (1,))
+            g = dl_dz + ops.convert_to_numpy(adjustment)
+            ratio, cosine = remainders(function, z, y[:300], g)
+            found[name]["ratio"] += list(ratio)
+            found[name]["cosine"] += list(cosine)
+    return found
 
 
 def bound(hypotheses, samples, delta=DELTA):
     return np.sqrt(np.log(hypotheses / delta) / (2 * samples))
 
 
-def finite(runs, bar):
+def finite(run):
     """How far risks are above their means over samples; errors of 0 and 1.
 
     The hypotheses are classifiers by the nearest of ten centers, each of a few digits
     of the first half. The samples are drawn with replacement from the second half, so
     that the risks are known.
     """
-    results = []
-    for run in runs:
-        rng = np.random.default_rng(run["seed"])
-        x, y = data.digits()
-        half = len(x) // 2
-        errors = []
-        for _ in range(run["hypotheses"]):
-            few = [rng.choice(np.flatnonzero(y[:half] == c), 3) for c in range(10)]
-            centers = x[np.array(few)].mean(1)
-            distances = (centers**2).sum(-1) - 2 * x[half:] @ centers.T  # - |x|^2
-            errors.append(distances.argmin(-1) != y[half:])
-        errors = np.array(errors, "float64")
-        each = np.full(len(x) - half, 1 / (len(x) - half))
-        counts = rng.multinomial(run["samples"], each, size=run["trials"])
-        above = errors.mean(-1) - counts @ errors.T / run["samples"]
-        worst = above.max(-1)
-        results.append(
-            {
-                "quantile": np.quantile(worst, 1 - DELTA),
-                "exceeded": np.mean(worst > bound(run["hypotheses"], run["samples"])),
-            }
-        )
-    return results
+    rng = np.random.default_rng(run["seed"])
+    x, y = data.digits()
+    half = len(x) // 2
+    errors = []
+    for _ in range(run["hypotheses"]):
+        few = [rng.choice(np.flatnonzero(y[:half] == c), 3) for c in range(10)]
+        centers = x[np.array(few)].mean(1)
+        distances = (centers**2).sum(-1) - 2 * x[half:] @ centers.T  # - |x|^2
+        errors.append(distances.argmin(-1) != y[half:])
+    errors = np.array(errors, "float64")
+    each = np.full(len(x) - half, 1 / (len(x) - half))
+    counts = rng.multinomial(run["samples"], each, size=run["trials"])
+    above = errors.mean(-1) - counts @ errors.T / run["samples"]
+    worst = above.max(-1)
+    return {
+        "quantile": np.quantile(worst, 1 - DELTA),
+        "exceeded": np.mean(worst > bound(run["hypotheses"], run["samples"])),
+    }

@@ -65,6 +65,11 @@ def train(
     return models if keep else None, found
 
 
+def cosine(share):
+    """A schedule that falls from 1 to 0."""
+    return 0.5 + 0.5 * np.cos(np.pi * share)
+
+
 def seconds(makes, seeds, data, *, steps, batch_size, rounds):
     """Times training steps of several networks, in turn, in one process.
 

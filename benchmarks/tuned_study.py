@@ -51,9 +51,16 @@ class TunedStudy(ManySeeds):
             ]
             measures = self.measures_of(group)
             found += Tuned(
-                self, cases, self.fit, measures, self.length_of, self.also
+                self, cases, self.fit_at, measures, self.length, self.also
             ).results
         self.results = found
+
+    def fit_at(self, run, seeds, bar, rates):
+        _, found = self.fit(run, seeds, bar, rates=rates)
+        return [
+            self.measure({**run, "seed": seed}, each, None)
+            for seed, each in zip(seeds, found, strict=True)
+        ]
 
     def data(self, run, seed):
         train, (x_test, _) = self.split(run, seed)

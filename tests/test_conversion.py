@@ -17,6 +17,7 @@ from conversion_models import (
     shared,
     within,
 )
+from gal_cases import adjusted_bias_gradient, constant_network
 from helpers import gradients, keras_before, to_numpy
 from keras import layers, ops
 
@@ -335,12 +336,19 @@ def test_gal_on_top():
     model = resnet()
     randomize(model)
     converted = convert(model)
-    gal = GAL("sgd", alpha=0.1, hidden_units=(4,))
+    gal = GAL(keras.optimizers.SGD(0.1), alpha=0.5, network=constant_network(3))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     converted.compile(gal, gal.loss(loss))
-    converted.fit(data(model, 8), np.arange(8) % 3, verbose=0)
-    assert gal.diagnostics["accepted"] > 0
-    assert np.abs(converted.get_layer("plain").gamma.numpy()).max() > 0
+    x, y = data(model, 8), np.arange(8) % 3
+    logits = to_numpy(model(x, training=True))
+    bias = converted.layers[-1].bias
+    start = bias.numpy()
+    converted.fit(x, y, verbose=0)
+    assert gal.diagnostics["accepted"] == 1
+    # The gain starts at zero, so that the logits are those of the model.
+    expected = start - 0.1 * adjusted_bias_gradient(logits, y, 0.5)
+    np.testing.assert_allclose(bias.numpy(), expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(converted.get_layer("plain").gamma.numpy()).max() > 1e-4
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])

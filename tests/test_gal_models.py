@@ -13,7 +13,9 @@ import pytest
 from gal_cases import (
     MODE_IDS,
     QUICK,
+    adjusted_bias_gradient,
     assert_same,
+    constant_network,
     cross_entropy,
     fit,
     make_data,
@@ -87,13 +89,24 @@ def test_model_with_its_own_train_step():
 def test_keras_application():
     keras.utils.set_random_seed(0)
     model = keras.applications.MobileNet(
-        (32, 32, 3), alpha=0.25, weights=None, classes=4, classifier_activation=None
+        (32, 32, 3),
+        alpha=0.25,
+        weights=None,
+        dropout=0.0,
+        classes=4,
+        classifier_activation=None,
     )
-    gal = GAL("sgd", alpha=0.1)
+    gal = GAL(optimizers.SGD(0.1), alpha=0.5, network=constant_network(4))
     model.compile(gal, gal.loss(cross_entropy()), **QUICK)
     rng = np.random.default_rng(0)
-    model.fit(rng.normal(size=(4, 32, 32, 3)), rng.integers(0, 4, 4), verbose=0)
-    assert gal.diagnostics["accepted"] > 0
+    x, y = rng.normal(size=(4, 32, 32, 3)), rng.integers(0, 4, 4)
+    logits = ops.convert_to_numpy(model(x, training=True))
+    model.fit(x, y, verbose=0)
+    assert gal.diagnostics["accepted"] == 1
+    # The bias was zero.
+    expected = -0.1 * adjusted_bias_gradient(logits, y, 0.5)
+    found = model.get_layer("conv_preds").bias.numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
 
 
 # --- precision ---

@@ -8,15 +8,16 @@ from helpers import require_studies
 
 require_studies("PIL", "matplotlib", "scipy", "skimage", "sklearn", "tqdm")
 
-from benchmarks import (
+from benchmarks import (  # noqa: E402
     neural_field,
+    records,
     significance,
-    sine_report,
+    sine,
     sine_tasks,
     study,
     tables,
     tuned,
-)  # noqa: E402
+)
 
 
 def test_statistics_by_hand():
@@ -40,6 +41,53 @@ def test_holm_by_hand():
     np.testing.assert_allclose(significance.holm([0.6, 0.7]), [1, 1])
 
 
+class _Made(records.Runs):
+    """Two methods and three seeds, whose results are given."""
+
+    seeds = range(3)
+
+    def __init__(self, values):
+        self.results = [
+            ({"variant": variant, "seed": seed, "task": "a"}, {"error": error, **curve})
+            for variant, errors in values.items()
+            for seed, error in enumerate(errors)
+            for curve in [{"accepted": [error, 0.0]} if variant == "b" else {}]
+        ]
+
+    def variants_of(self, group):
+        return ["base", "b"]
+
+    def baseline_of(self, variant):
+        return "base"
+
+
+def test_table_by_hand():
+    """The numbers of `test_statistics_by_hand`; p of one row stays after Holm."""
+    made = _Made({"base": [1.0, 2, 3], "b": [2.0, 4, 6]})
+    columns = [
+        tables.Compared("error", "error", 2, corrected=True, power=True),
+        tables.Value("accepted", tables.mean_of("accepted"), 1),
+        tables.Value("worst", "error", 0, reduce=np.max),
+    ]
+    text = tables.table_of(made, columns, {"task": "a"})
+    header, _, base, row = [line.strip("| ").split(" | ") for line in text.splitlines()]
+    assert header[1:] == [
+        "difference",
+        "p",
+        "p, corrected",
+        "detectable",
+        "accepted",
+        "worst",
+    ]
+    assert base == ["base", "2.00 ± 0.58", *[""] * 5, "3"]
+    # The spread of the differences is 1, of which three pairs see 3.26 with 80 %.
+    assert row == ["b", "4.00 ± 1.15", "+2.00", "0.074", "0.074", "3.26", "2.0", "6"]
+    first = tables.Compared("error", "error", 1, seeds=2, difference=False)
+    assert first.cells(made, ["b"], {}) == [["3.0 ± 1.0", "0.205"]]
+    # Runs of another task do not count.
+    assert not made.of("error", task="other").size
+
+
 def test_front_of_pareto():
     # (2, 5) is beaten by (1, 5), and (3, 4) by all.
     assert neural_field.front([3, 2, 1, 4], [4, 5, 5, 6]) == [2, 3]
@@ -53,7 +101,7 @@ def test_sine_table_by_hand():
         "identity, twice the steps": [0.1, 0.01, 0.1],
         "gain, second order": [0.01, 0.001, 0.1],
     }
-    made = study.Study.__new__(study.Study)
+    made = sine.Sine.__new__(sine.Sine)
     made.seeds = range(3)
     made.results = [
         (
@@ -63,14 +111,15 @@ def test_sine_table_by_hand():
         for name, errors in final.items()
         for seed, error in enumerate(errors)
     ]
-    timing = {"task": task, "variant": sine_tasks.SECONDS, "seed": 0}
+    timing = {"task": task, "variant": sine.SECONDS, "seed": 0}
     ratios = {"identity": 1.0, "gain, second order": 1.5}
     made.results.append(
         (timing | sine_tasks.SIZES, {"seconds": 3e-5, "ratios": ratios})
     )
-    _, title, table = sine_report.report(made).split("\n\n")
-    assert title.endswith(
-        "(same size: identity, 30 µs a step; same time: identity, twice the steps)"
+    title, table, remark, _ = made.report().split("\n\n")
+    assert title == task
+    assert remark == (
+        "same size: identity, 30 µs a step; same time: identity, twice the steps"
     )
     rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
     # Means of log10: -2/3, -4/3, -2. Differences to identity -1, -1, 0, and -2, -2, 0:
@@ -87,8 +136,10 @@ def test_detectable_difference_is_the_tabulated_one():
     # Sample sizes of the paired t-test, two-sided 5 %, power 80 %, as tables and
     # G*Power have them: 34 for half a standard deviation, 15 for 0.8, 10 for one.
     for seeds, size in ((34, 0.5), (15, 0.8), (10, 1.0)):
-        assert significance.detectable(1.0, seeds) <= size < significance.detectable(1.0, seeds - 1)
-    assert significance.detectable(3.0, 10) == pytest.approx(3 * significance.detectable(1.0, 10))
+        found, fewer = (significance.detectable(1.0, n) for n in (seeds, seeds - 1))
+        assert found <= size < fewer
+    threefold = significance.detectable(3.0, 10)
+    assert threefold == pytest.approx(3 * significance.detectable(1.0, 10))
     assert np.isinf(significance.detectable(1.0, 1))
 
 

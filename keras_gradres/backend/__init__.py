@@ -57,7 +57,7 @@ The contract:
     at every step: compiled, it would be compiled anew each time. Does nothing on other
     backends.
 
-`parts(variable) -> list`
+`variable_copies(variable) -> list`
 
     The objects that Keras may pass to `update_step` of an optimizer for `variable`: the
     variable itself, and its copies on the devices of a TensorFlow strategy.
@@ -67,7 +67,7 @@ The contract:
     Whether all entries of all tensors are finite, a scalar. There must be at least one
     tensor.
 
-`known(condition) -> bool or tensor`
+`bool_if_eager(condition) -> bool or tensor`
 
     A scalar condition as a Python bool where operations run one by one, so that Python
     can skip work that the condition makes needless. Elsewhere the tensor itself.
@@ -120,15 +120,15 @@ if keras.backend.backend() == "jax":
         all_finite,
         all_reduce,
         assign,
+        bool_if_eager,
         broadcast,
         eagerly,
         gradient_hook,
-        known,
-        parts,
         to_apply,
         tracer,
         uncompiled,
         value_and_grad,
+        variable_copies,
         vjp,
     )
 elif keras.backend.backend() == "tensorflow":
@@ -136,15 +136,15 @@ elif keras.backend.backend() == "tensorflow":
         all_finite,
         all_reduce,
         assign,
+        bool_if_eager,
         broadcast,
         eagerly,
         gradient_hook,
-        known,
-        parts,
         to_apply,
         tracer,
         uncompiled,
         value_and_grad,
+        variable_copies,
         vjp,
     )
 elif keras.backend.backend() == "torch":
@@ -152,15 +152,15 @@ elif keras.backend.backend() == "torch":
         all_finite,
         all_reduce,
         assign,
+        bool_if_eager,
         broadcast,
         eagerly,
         gradient_hook,
-        known,
-        parts,
         to_apply,
         tracer,
         uncompiled,
         value_and_grad,
+        variable_copies,
         vjp,
     )
 else:
@@ -168,15 +168,15 @@ else:
         all_finite,
         all_reduce,
         assign,
+        bool_if_eager,
         broadcast,
         eagerly,
         gradient_hook,
-        known,
-        parts,
         to_apply,
         tracer,
         uncompiled,
         value_and_grad,
+        variable_copies,
         vjp,
     )
 
@@ -184,14 +184,14 @@ __all__ = [
     "all_finite",
     "all_reduce",
     "assign",
+    "bool_if_eager",
     "broadcast",
     "eagerly",
     "gradient_hook",
-    "known",
-    "parts",
     "to_apply",
     "tracer",
     "uncompiled",
     "value_and_grad",
+    "variable_copies",
     "vjp",
 ]

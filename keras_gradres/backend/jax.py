@@ -148,7 +148,7 @@ def uncompiled(function: F) -> F:
     return function
 
 
-def parts(variable: Any) -> list[Any]:
+def variable_copies(variable: Any) -> list[Any]:
     return [variable]
 
 
@@ -184,5 +184,5 @@ def assign(variable: keras.Variable, value: Tensor) -> None:
     variable.assign(value)
 
 
-def known(condition: Tensor) -> Tensor:
+def bool_if_eager(condition: Tensor) -> Tensor:
     return condition

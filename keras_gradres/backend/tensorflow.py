@@ -184,7 +184,7 @@ def uncompiled(function: F) -> F:
     return function
 
 
-def parts(variable: Any) -> list[Any]:
+def variable_copies(variable: Any) -> list[Any]:
     if not isinstance(variable, keras.Variable):
         return [variable]
     # The `tf.Variable` of it, or under a strategy the copy of each replica.
@@ -247,5 +247,5 @@ def assign(variable: keras.Variable, value: Tensor) -> None:
         )
 
 
-def known(condition: Tensor) -> Tensor:
+def bool_if_eager(condition: Tensor) -> Tensor:
     return condition

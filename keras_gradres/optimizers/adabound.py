@@ -122,7 +122,7 @@ class AdaBound(keras.optimizers.Optimizer):
         self._index = {
             id(part): index
             for index, variable in enumerate(variables)
-            for part in backend.parts(variable)
+            for part in backend.variable_copies(variable)
         }
 
     def update_step(

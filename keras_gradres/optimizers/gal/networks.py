@@ -218,7 +218,7 @@ class Networks:
             diagnostics, dropped = self._diagnostics[index], self._dropped[index]
             new_diagnostics = ops.cast(result.diagnostics, diagnostics.dtype)
             new, dtheta = result.state, result.dtheta
-            finite = backend.known(result.finite)
+            finite = backend.bool_if_eager(result.finite)
             if finite is not True:
                 count = dropped.value + ops.where(finite, 0.0, 1.0)
                 assign(dropped, ops.cast(count, dropped.dtype))
