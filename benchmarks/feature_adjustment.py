@@ -107,13 +107,7 @@ class FeatureAdjustment(TunedStudy):
         trained = TASKS[task].trained
         if trained is None:
             return parts
-        x, y = parts
-        order = np.random.default_rng(seed).permutation(len(x))
-        train, test, _ = np.split(order, [trained, trained + TESTED])
-        if task == "california":
-            x = (x - x[train].mean(0)) / x[train].std(0)
-        x = x.astype("float32")
-        return (x[train], y[train]), (x[test], y[test])
+        return data.split(*parts, seed, trained, TESTED, task == "california")
 
     def make(self, run, seed):
         task = TASKS[run["task"]]

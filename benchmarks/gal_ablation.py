@@ -137,14 +137,12 @@ class Ablation(Digits):
             return super().load()
         self.rate, self.batch = 0.1, 128
         parts = data.cifar10(self.folder)
-        x, y = (np.concatenate(part) for part in zip(*parts, strict=True))
-        x = (x - x.mean((0, 1, 2))) / x.std((0, 1, 2))
-        return x.astype("float32"), y.astype("int32")
+        x = np.concatenate([x for x, _ in parts])
+        mean, spread = x.mean((0, 1, 2)), x.std((0, 1, 2))
+        return [(((x - mean) / spread).astype("float32"), y) for x, y in parts]
 
-    def halves(self, seed):
-        if self.settings["task"] == "digits":
-            return super().halves(seed)
-        return np.split(np.arange(len(self.parts[0])), [-10_000])  # Its own test set.
+    def split(self, run, seed):
+        return super().split(run, seed) if run["task"] == "digits" else self.parts
 
     def network(self):
         if self.settings["task"] == "digits":

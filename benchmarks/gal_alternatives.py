@@ -130,20 +130,18 @@ class Alternatives(TunedStudy):
             return self.parts[name]
         x, y = self.parts[name]
         rng = np.random.default_rng(seed)
-        train, test = np.split(rng.permutation(len(x)), [len(x) // 2])
-        if name == "diabetes":
-            x = (x - x[train].mean(0)) / x[train].std(0)
-            y = (y - y[train].mean()) / y[train].std()
-        trained, truth = y[train], y[test]
+        (x, y), (x_test, truth) = data.split(
+            x, y, rng, len(x) // 2, standardized=name == "diabetes"
+        )
         if spoilt == "noise":
-            anew = rng.integers(0, CLASSES, trained.shape)
-            trained = np.where(rng.random(trained.shape) < NOISE, anew, trained)
+            anew = rng.integers(0, CLASSES, y.shape)
+            y = np.where(rng.random(y.shape) < NOISE, anew, y)
         elif spoilt == "outliers":
-            chosen = rng.random(trained.shape) < OUTLIERS
-            noise = rng.normal(0, 10, trained.shape)
-            trained = np.where(chosen, trained + noise, trained).astype("float32")
-        x = x.astype("float32")
-        return (x[train], trained), (x[test], truth)
+            mean, spread = y.mean(), y.std()
+            y, truth = (y - mean) / spread, (truth - mean) / spread
+            chosen = rng.random(y.shape) < OUTLIERS
+            y = np.where(chosen, y + rng.normal(0, 10, y.shape), y).astype("float32")
+        return (x, y), (x_test, truth)
 
     def make(self, run, seed):
         if run["problem"] == "CIFAR-10":

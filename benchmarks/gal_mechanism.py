@@ -100,8 +100,8 @@ class Mechanism(Digits):
                 "theta": distance(network.get_weights(), theta),
             }
         if run["variant"] in FOLLOWED:
-            y = self.parts[1][self.halves(run["seed"])[0][:PROBE]]
-            each = [followed(z, y, network) for z in probe]
+            (_, y), _ = self.split(run, run["seed"])
+            each = [followed(z, y[:PROBE], network) for z in probe]
             result |= {m: [now[m] for now in each] for m in each[0]}
         return result
 

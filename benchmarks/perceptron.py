@@ -1,7 +1,6 @@
 """A small perceptron on half of the digits, with SGD, alone or inside GAL."""
 
 import keras
-import numpy as np
 from keras import layers
 
 from benchmarks import data
@@ -37,14 +36,11 @@ class Digits(ManySeeds):
         raise NotImplementedError
 
     def load(self):
-        """X, y of all samples."""
-        x, y = data.digits()
-        return x.astype("float32"), y.astype("int32")
+        return data.digits()
 
-    def halves(self, seed):
-        """Which samples are trained on, and which are tested."""
-        order = np.random.default_rng(seed).permutation(len(self.parts[0]))
-        return np.split(order, [len(order) // 2])
+    def split(self, run, seed):
+        x, y = self.parts
+        return data.split(x, y, seed, len(x) // 2)
 
     def network(self):
         return perceptron()
@@ -57,13 +53,8 @@ class Digits(ManySeeds):
     def batch_size(self, run):
         return self.batch
 
-    def data(self, run, seed):
-        x, y = self.parts
-        trained, tested = self.halves(seed)
-        return (x[trained], y[trained]), x[tested]
-
     def measure(self, run, found, model):
-        truth = self.parts[1][self.halves(run["seed"])[1]]
+        _, (_, truth) = self.split(run, run["seed"])
         wrong = found.pop("predictions").argmax(-1) != truth
         return {"errors": 100 * wrong.mean(-1), **found}
 

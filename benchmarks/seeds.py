@@ -23,9 +23,14 @@ class ManySeeds(Study):
         """A compiled model. A `GAL` in it needs `output_shapes`."""
         raise NotImplementedError
 
+    def split(self, run, seed):
+        """`(x, y), (x_test, y_test)`; not asked where a study has its own `data`."""
+        raise NotImplementedError
+
     def data(self, run, seed):
         """`(x, y), x_test`."""
-        raise NotImplementedError
+        train, (x_test, _) = self.split(run, seed)
+        return train, x_test
 
     def measure(self, run, found, model):
         """The result of a run: of what `together.train` returns for it."""

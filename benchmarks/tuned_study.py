@@ -28,10 +28,6 @@ class TunedStudy(ManySeeds):
         """Those that the search begins with."""
         raise NotImplementedError
 
-    def split(self, run, seed):
-        """`(x, y), (x_test, y_test)`."""
-        raise NotImplementedError
-
     def measures_of(self, group):
         """What has a best rate, each its own; see `Tuned`."""
         return {"end": lambda variant, found: found["errors"][-1]}
@@ -61,10 +57,6 @@ class TunedStudy(ManySeeds):
             self.measure({**run, "seed": seed}, each, None)
             for seed, each in zip(seeds, found, strict=True)
         ]
-
-    def data(self, run, seed):
-        train, (x_test, _) = self.split(run, seed)
-        return train, x_test
 
     def measure(self, run, found, model):
         _, (_, truth) = self.split(run, run["seed"])
