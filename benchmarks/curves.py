@@ -35,7 +35,12 @@ class Panel:
 
 def curve(axis, study, panel, variant, where, **style):
     """Draws a variant; nothing where its results have no such curve."""
-    curves = np.array(study.of(panel.measure, variant=variant, **where), "float64")
+
+    def read(result):
+        measure = panel.measure
+        return measure(result) if callable(measure) else result.get(measure, ())
+
+    curves = study.of(read, variant=variant, **where).astype("float64")
     if not curves.size:
         return
     length = next(
@@ -83,5 +88,6 @@ def figure_of(study, panels, groups):
     pairs = [(panel, group) for panel in panels for group in groups]
     for axis, (panel, group) in zip(axes.ravel(), pairs, strict=True):
         panel_of(axis, study, panel, group)
-    axes[0, -1].legend(fontsize=8)
+    most = max(axes[0, ::-1], key=lambda axis: len(axis.lines))
+    most.legend(fontsize=8)
     return figure

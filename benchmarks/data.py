@@ -124,6 +124,25 @@ def digits():
     return x / 16, y
 
 
+def split(x, y, seed, trained, tested=None, standardized=False):
+    """(x, y), (x_test, y_test): the first of an order of each seed, and the next.
+
+    Args:
+        x: The features, `(n, p)`; float32 is returned.
+        y: The targets.
+        seed: A seed or a NumPy generator.
+        trained: How many samples are trained on.
+        tested: How many are tested; by default the rest.
+        standardized: Whether features are in units of those that are trained on.
+    """
+    order = np.random.default_rng(seed).permutation(len(x))
+    train, test = order[:trained], order[trained:][:tested]
+    if standardized:
+        x = (x - x[train].mean(0)) / x[train].std(0)
+    x = x.astype("float32")
+    return (x[train], y[train]), (x[test], y[test])
+
+
 def photographs():
     """Two RGB photographs; part of scikit-learn."""
     from sklearn.datasets import load_sample_images

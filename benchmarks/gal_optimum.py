@@ -12,6 +12,8 @@ for squared errors, where H is a multiple of I, g = (1 - alpha) d.
 import numpy as np
 from keras import ops
 
+from benchmarks.tables import table
+
 ALPHAS = (0.01, 0.1, 0.3, 0.6)
 # eta~: with the paper's beta and eta of 0.001; with beta = 1 and the rate of the study.
 STEPS = (1e-6, 0.05)
@@ -96,3 +98,34 @@ def noise(z, y, d, h, step):
 
     r = loss(z - step * d) - loss(z) + step * (d * d).sum(-1)
     return np.median(np.abs(r) / curved)
+
+
+def tables(study, variants):
+    """What `followed` returned for these, at the first evaluation and at the last."""
+    steps, evaluations = study.settings["steps"], study.settings["evaluations"]
+    times = {steps // evaluations: 0, steps: -1}
+
+    def mean(measure, variant=variants[0]):
+        return study.of(measure, variant=variant).mean(0)
+
+    def part(header, rows, shown=".2f"):
+        """Of the cells of each row at all evaluations."""
+        lines = [
+            [f"{name}, after {at} steps", *(f"{x:{shown}}" for x in cells[t])]
+            for name, cells in rows.items()
+            for at, t in times.items()
+        ]
+        return table(header, lines)
+
+    names = ("toward_minus_d", "length_left", "remainder_left")
+    left = np.stack([mean(name) for name in names], -1)
+    left = {f"alpha {alpha}": left[:, i] for i, alpha in enumerate(ALPHAS)}
+    said = {v: np.stack([mean(f"said_by_{x}", v) for x in "zh"], -1) for v in variants}
+    noise = np.median(study.of("noise", variant=variants[0]), 0)
+    noise = {f"eta~ = {step:g}": noise[:, [i]] for i, step in enumerate(STEPS)}
+    parts = (
+        part(["v*", "cosine with -d", "length of g / of d", "g'Hg / d'Hd"], left),
+        part(["cosine with v*, alpha 0.1", "the best of z", "h, at the end"], said),
+        part(["rounding", "r in float32 / what it is"], noise, ".0e"),
+    )
+    return "\n\n".join(parts)

@@ -4,6 +4,7 @@ import functools
 
 from benchmarks import together
 from benchmarks.study import Study
+from keras_gradres.optimizers import GAL
 
 
 class ManySeeds(Study):
@@ -22,9 +23,14 @@ class ManySeeds(Study):
         """A compiled model. A `GAL` in it needs `output_shapes`."""
         raise NotImplementedError
 
+    def split(self, run, seed):
+        """`(x, y), (x_test, y_test)`; not asked where a study has its own `data`."""
+        raise NotImplementedError
+
     def data(self, run, seed):
         """`(x, y), x_test`."""
-        raise NotImplementedError
+        train, (x_test, _) = self.split(run, seed)
+        return train, x_test
 
     def measure(self, run, found, model):
         """The result of a run: of what `together.train` returns for it."""
@@ -65,3 +71,13 @@ class ManySeeds(Study):
             batch_size=self.batch_size(run),
             rounds=run["rounds"],
         )
+
+
+def compiled(model, optimizer, loss, seed, arguments=None):
+    """The model, compiled; inside GAL where the `arguments` of GAL are given."""
+    if arguments is not None:
+        shapes = [model.output_shape]
+        optimizer = GAL(optimizer, seed=seed, output_shapes=shapes, **arguments)
+        loss = optimizer.loss(loss)
+    model.compile(optimizer, loss)
+    return model

@@ -21,11 +21,11 @@ def last(name):
 
 
 def mean_of(name):
-    """The mean of a list; NaN where it is empty, or not there."""
+    """The mean of a list, or a number; NaN where it is empty, or not there."""
 
     def measure(result):
         values = result.get(name, ())
-        return np.mean(values) if len(values) else math.nan
+        return np.mean(values) if np.size(values) else math.nan
 
     return measure
 

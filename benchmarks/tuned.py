@@ -5,9 +5,9 @@ seemed to gain 13 to 15 %, of which finer grids left 0 to 2.6 %. So the rates he
 1.75 times apart, the grid goes on where the best is at its end, and the best are chosen
 on seeds that are not reported.
 
-    tuned = Tuned(study, cases, fit, measures)
-    tuned.values("GAL", "end")      # one for each of the study's seeds
-    tuned.rate("GAL", "end")
+    study.results = Tuned(study, cases, fit, measures).results
+    study.of("end", variant="GAL")      # at the best rate, for each of the seeds
+    study.of("rate", variant="GAL")
 """
 
 import numpy as np
@@ -30,16 +30,23 @@ class Tuned:
             `longest`, how many times a grid goes on, 3 by default.
         cases: A list of dicts with a `variant`, the `rates` to begin with, and what
             else decides a run. One with a single rate is not tuned.
-        fit: A function of a run, of pairs of a rate and a seed, and of a progress bar.
-            It returns a dict of arrays for each pair, and moves the bar by `cost`.
+        fit: A function of a run, of seeds, of a progress bar, and of a rate for each
+            seed. It returns a dict of arrays for each seed, and moves the bar by
+            `cost`.
         measures: For each name a function of the variant and of such a dict: a number
             of which less is better. Each has its own best rate.
-        cost: The cost of a pair, as a function of a run.
+        cost: The cost of a pair of a rate and a seed, as a function of a run.
         also: Rates with which the reported seeds are trained as well.
+
+    Attributes:
+        results: The pairs of a run and its result, for the seeds of the study. A result
+            has each of the measures at the rate that is best for it, and as "NAME, at
+            RATE" at those of `also`; the best `rate` of the first measure, and what
+            `fit` returned there.
     """
 
     def __init__(self, study, cases, fit, measures, cost=lambda run: 1, also=()):
-        self.study, self.cases, self.measures = study, cases, measures
+        self.study, self.measures, self.also = study, measures, also
         count = study.settings.get("tuning_seeds", len(TUNING_SEEDS))
         self.seeds = TUNING_SEEDS[:count]
         self._arguments = self._trainer(fit), lambda r: cost(r) * len(r["rates"]), True
@@ -48,35 +55,15 @@ class Tuned:
         for _ in range(1 + study.settings.get("longest", LONGEST)):
             self._tune(parts)
             parts = [(case, more) for case, _ in parts if (more := self._beyond(case))]
-        self.best, runs = {}, []
-        for case in cases:
-            rates = self._best(case)
-            self.best[case["variant"]] = rates
-            rates = sorted({*rates.values(), *also})
-            runs += [{**case, "rates": rates, "seed": seed} for seed in study.seeds]
-        study.run(runs, *self._arguments)
-        self.results = study.results
-
-    def rate(self, variant, measure):
-        return self.best[variant][measure]
-
-    def values(self, variant, measure, rate=None):
-        """Those of the reported seeds, at the best rate or at another of theirs."""
-        rate = rate or self.best[variant][measure]
-        return np.array(
-            [
-                self._measured(variant, found)[measure]
-                for found in self.found(variant, rate)
-            ]
-        )
-
-    def found(self, variant, rate):
-        """What `fit` returned for each of the reported seeds, with this rate."""
-        return [
-            _of(run, result, rate)
-            for run, result in self.results
-            if run["variant"] == variant
+        self.best = {case["variant"]: self._best(case) for case in cases}
+        runs = [
+            {**case, "seed": seed}
+            | {"rates": sorted({*self.best[case["variant"]].values(), *also})}
+            for case in cases
+            for seed in study.seeds
         ]
+        study.execute(runs, *self._arguments)
+        self.results = [(run, self._at_best(run, r)) for run, r in study.results]
 
     def _tune(self, parts):
         runs = [
@@ -84,7 +71,7 @@ class Tuned:
             for case, rates in parts
             for seed in self.seeds
         ]
-        self.study.run(runs, *self._arguments)
+        self.study.execute(runs, *self._arguments)
         for case, rates in parts:
             variant = case["variant"]
             for rate in rates:
@@ -113,6 +100,17 @@ class Tuned:
             more += grid(rates[-1] * STEP, 2)
         return more
 
+    def _at_best(self, run, result):
+        best = self.best[run["variant"]]
+        found = {rate: _of(run, result, rate) for rate in run["rates"]}
+        at = {rate: self._measured(run["variant"], f) for rate, f in found.items()}
+        first = next(iter(best.values()))
+        return (
+            {**found[first], "rate": first}
+            | {m: at[rate][m] for m, rate in best.items()}
+            | {f"{m}, at {rate}": at[rate][m] for m in best for rate in self.also}
+        )
+
     def _measured(self, variant, found):
         values = {m: f(variant, found) for m, f in self.measures.items()}
         return {m: v if np.isfinite(v) else np.inf for m, v in values.items()}
@@ -120,8 +118,8 @@ class Tuned:
     def _trainer(self, fit):
         def train(runs, bar):
             rates = runs[0]["rates"]
-            pairs = [(rate, run["seed"]) for run in runs for rate in rates]
-            found = iter(fit(runs[0], pairs, bar))
+            seeds = [run["seed"] for run in runs for _ in rates]
+            found = iter(fit(runs[0], seeds, bar, rates * len(runs)))
             each = [[next(found) for _ in rates] for _ in runs]
             return [{m: [f[m] for f in of] for m in of[0]} for of in each]
 

@@ -1,7 +1,6 @@
 """The statistics and tables of the studies, and their choice of rates."""
 
-import sys
-import types
+import typing
 
 import numpy as np
 import pytest
@@ -143,18 +142,18 @@ def test_detectable_difference_is_the_tabulated_one():
     assert np.isinf(significance.detectable(1.0, 1))
 
 
-def test_tuned_goes_on_where_the_best_is_at_an_end(tmp_path, monkeypatch):
-    """The error is least at rate 10, and lower on the tuning seeds."""
-    module = types.SimpleNamespace(__spec__=types.SimpleNamespace(name="b.parabola"))
-    monkeypatch.setitem(sys.modules, "__main__", module)
-    monkeypatch.setattr(sys, "argv", ["", "--out", str(tmp_path)])
-    settings = {"smoke": {"seeds": 2, "tuning_seeds": 3}}
+class Parabola(study.Study):
+    budgets: typing.ClassVar = {"smoke": {"seeds": 2, "tuning_seeds": 3}}
 
-    def fit(run, pairs, bar):
-        trained.append({seed for _, seed in pairs})
+
+def test_tuned_goes_on_where_the_best_is_at_an_end(tmp_path):
+    """The error is least at rate 10, and lower on the tuning seeds."""
+
+    def fit(run, seeds, bar, rates):
+        trained.append(set(seeds))
         return [
             {"error": np.inf if rate > 30 else np.log(rate / 10) ** 2 + seed}
-            for rate, seed in pairs
+            for seed, rate in zip(seeds, rates, strict=True)
         ]
 
     trained: list = []
@@ -162,13 +161,13 @@ def test_tuned_goes_on_where_the_best_is_at_an_end(tmp_path, monkeypatch):
         {"variant": "a", "rates": tuned.grid(1.0, 2)},
         {"variant": "b", "rates": [3.0]},
     ]
-    found = tuned.Tuned(
-        study.Study("", settings), cases, fit, {"end": lambda _, f: f["error"]}
-    )
+    parabola = Parabola(["--out", str(tmp_path)])
+    found = tuned.Tuned(parabola, cases, fit, {"end": lambda _, f: f["error"]})
+    parabola.results = found.results
     # 1, 1.75; then 3.06 and 5.36; 9.38 and 16.4; 28.7 is not better than 9.38.
-    assert found.rate("a", "end") == 9.38
-    assert found.rate("b", "end") == 3.0
+    assert set(parabola.of("rate", variant="a")) == {9.38}
+    assert set(parabola.of("rate", variant="b")) == {3.0}
     expected = np.log(9.38 / 10) ** 2 + np.arange(2)
-    np.testing.assert_allclose(found.values("a", "end"), expected, rtol=1e-4)
+    np.testing.assert_allclose(parabola.of("end", variant="a"), expected, rtol=1e-4)
     assert trained[0] == {1000, 1001, 1002}
     assert trained[-1] == {0, 1}
