@@ -106,12 +106,8 @@ class Sine(functions.Functions):
     def runs(self):
         settings = self.settings
         made = [
-            {
-                **self.settings_of(variant),
-                "task": task,
-                "variant": variant,
-                "seed": seed,
-            }
+            {"task": task, "variant": variant, "seed": seed}
+            | self.settings_of(variant)
             | dict(zip(SIZES, sizes or SIZES.values(), strict=True))
             for task, variants, *sizes in settings["parts"]
             for variant in variants

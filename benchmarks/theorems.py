@@ -9,8 +9,8 @@ from keras import ops
 from scipy import special
 
 from benchmarks import data
+from benchmarks.seeds import compiled
 from keras_gradres.layers import GradientResidual
-from keras_gradres.optimizers import GAL
 from keras_gradres.optimizers.gal import formulas
 
 SKIPS = {
@@ -102,14 +102,10 @@ def gal(run):
     model = keras.Sequential(
         [keras.Input((64,)), keras.layers.Dense(32, "gelu"), keras.layers.Dense(10)]
     )
-    optimizer = GAL(
-        keras.optimizers.SGD(rate),
-        alpha=0.1,
-        seed=run["seed"],
-        output_shapes=[(None, 10)],
-    )
     logits = {"from_logits": True} if function is cross_entropy else {}
-    model.compile(optimizer, optimizer.loss(keras_loss(**logits)))
+    sgd = keras.optimizers.SGD(rate)
+    compiled(model, sgd, keras_loss(**logits), run["seed"], {"alpha": 0.1})
+    optimizer = model.optimizer
     optimizer.build(model.trainable_variables)
     found = {name: {"ratio": [], "cosine": []} for name in DIRECTIONS}
     done = 0
