@@ -68,6 +68,12 @@ def panel_of(axis, study, panel, group):
     axis.set(title=title, xlabel=study.cost, yscale="log" if panel.log else "linear")
 
 
+def show(axis, image, title):
+    axis.imshow(image, interpolation="nearest")
+    axis.set_title(title, fontsize=9)
+    axis.axis("off")
+
+
 def figure_of(study, panels, groups):
     """A row for each panel and a column for each group; one group has one row."""
     plt = pyplot()

@@ -15,7 +15,6 @@ import keras
 import numpy as np
 from keras import layers
 
-from benchmarks import together
 from benchmarks.coordinates import (
     FourierFeatures,
     Sine,
@@ -53,8 +52,6 @@ def variants():
 
 
 VARIANTS = variants()
-# Whose images are kept, of the first seed.
-DRAWN = ["GELU: identity", "GELU: gain", "sine: gain", "Fourier features: identity"]
 
 
 @functools.cache
@@ -109,81 +106,3 @@ def network(variant, units, blocks, seed):
         x = GradientResidual(branch, **SKIPS[skip])(x)
     last = sine_dense(3, units, OMEGA) if group == "sine" else dense(3, units)
     return keras.Model(inputs, last(x))
-
-
-def compiled(run, seed):
-    model = network(run["variant"], run["units"], run["blocks"], seed)
-    model.compile(keras.optimizers.Adam(), "mse")
-    return model
-
-
-def train(runs, bar):
-    """All seeds of a variant, with all its rates and on all images, at once."""
-    run = runs[0]
-    size, names = run["size"], run["images"]
-    each = [
-        (name, rate, seed)
-        for seed in [r["seed"] for r in runs]
-        for name in names
-        for rate in run["rates"]
-    ]
-    pictures = {name: image(name, run["crop"], size).reshape(-1, 3) for name in names}
-    grid = coordinates(size)
-    left = iter(each)
-
-    def data(seed):
-        name, *_ = next(left)  # In the order of the seeds.
-        learned, _ = halves(size, seed)
-        return (grid[learned], 2 * pictures[name][learned] - 1), grid
-
-    models, found = together.train(
-        functools.partial(compiled, run),
-        [seed for *_, seed in each],
-        data,
-        steps=run["steps"],
-        batch_size=run["batch"],
-        evaluations=1,
-        bar=bar,
-        rates=[rate for _, rate, _ in each],
-        schedule=lambda share: 0.5 + 0.5 * np.cos(np.pi * share),
-    )
-    results = []
-    for r in runs:
-        result = {"psnr": [], "parameters": _count(models[0])}
-        for (name, _, seed), part in zip(each, found, strict=True):
-            if seed != r["seed"]:
-                continue
-            colors = np.clip((part["predictions"][-1] + 1) / 2, 0, 1)
-            _, hidden = halves(size, seed)
-            wrong = colors[hidden] - pictures[name][hidden]
-            result["psnr"].append(-10 * np.log10(np.mean(wrong**2)))
-            if seed == 0 and run["variant"] in DRAWN and size <= 64:
-                result[name] = np.round(255 * colors).astype("int64")
-        # A row for each image.
-        result["psnr"] = np.reshape(result["psnr"], (len(names), -1))
-        results.append(result)
-    return results
-
-
-def _count(model):
-    return sum(math.prod(v.shape) for v in model.trainable_variables)
-
-
-def measure(runs, bar):
-    """Seconds of a training step, round by round: all variants in turn."""
-    (run,) = runs
-    size = run["size"]
-    colors = image(run["images"][0], run["crop"], size).reshape(-1, 3)
-    grid = coordinates(size)
-    found = together.seconds(
-        {
-            v: functools.partial(compiled, {**run, "variant": v})
-            for v in run["variants"]
-        },
-        range(4),
-        lambda seed: ((grid, colors), grid),
-        steps=run["timed_steps"],
-        batch_size=run["batch"],
-        rounds=run["rounds"],
-    )
-    return [{"seconds": found}]

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.curves import Panel, curve, pyplot
 from benchmarks.seeds import ManySeeds
-from benchmarks.significance import holm, statistics
+from benchmarks.significance import corrected, statistics
 from benchmarks.tables import Value, p_value
 
 BASELINE = "identity"
@@ -70,16 +70,16 @@ class Factor:
     def cells(self, study, variants, where):
         baseline = self.baseline(study, where)
         base = study.of(self.measure, variant=baseline, **where)
-        found = [
-            statistics(study.of(self.measure, variant=v, **where), base)
-            for v in variants
-        ]
-        p_values = [p for *_, p in found]
+        pairs = {
+            v: (study.of(self.measure, variant=v, **where), base) for v in variants
+        }
         if self.corrected:
-            p_values = holm(p_values)
+            found = corrected(pairs)
+        else:
+            found = {variant: statistics(*pair) for variant, pair in pairs.items()}
         return [
             ["", ""] if v == baseline else [f"{10**change:{self.form}}", p_value(p)]
-            for v, (*_, change, _), p in zip(variants, found, p_values, strict=True)
+            for v, (*_, change, p) in found.items()
         ]
 
 

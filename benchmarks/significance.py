@@ -42,6 +42,16 @@ def holm(p_values):
     return corrected
 
 
+def corrected(pairs):
+    """`statistics` of each of the pairs, a dict; p is corrected for all of them."""
+    found = {name: statistics(*pair) for name, pair in pairs.items()}
+    p_values = holm([p for *_, p in found.values()])
+    return {
+        name: (*numbers, p)
+        for (name, (*numbers, _)), p in zip(found.items(), p_values, strict=True)
+    }
+
+
 def detectable(spread, seeds, power=0.8, level=0.05):
     """The smallest difference that a study can be expected to see.
 

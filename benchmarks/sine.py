@@ -17,19 +17,11 @@ import itertools
 import keras
 import numpy as np
 
+from benchmarks import functions, together
 from benchmarks import sine_tasks as tasks
-from benchmarks import together
-from benchmarks.functions import (
-    BASELINE,
-    GRID,
-    LOG_ERROR,
-    Factor,
-    Functions,
-    final,
-    log_errors,
-)
+from benchmarks.functions import BASELINE, LOG_ERROR, Factor, final, log_errors
 from benchmarks.rounds import ratio
-from benchmarks.significance import holm, statistics
+from benchmarks.significance import corrected
 from benchmarks.sine_tasks import DEEP, FIRST, LONGER, ONE_MORE, SIZES, TASKS, VARIANTS
 from benchmarks.tables import Text, Value, p_value, table
 
@@ -50,10 +42,9 @@ def same_time(study, where):
 
 
 def there(study, variant, where):
-    enough = THERE * np.var(study.function(where)(GRID))
-    return (
-        f"{np.mean(study.of(final, variant=variant, **where) < np.log10(enough)):.0%}"
-    )
+    enough = np.log10(THERE * np.var(study.function(where)(functions.GRID)))
+    share = np.mean(study.of(final, variant=variant, **where) < enough)
+    return f"{share:.0%}"
 
 
 def time(study, variant, where):
@@ -65,7 +56,7 @@ def time(study, variant, where):
     return ""
 
 
-class Sine(Functions):
+class Sine(functions.Functions):
     variants = VARIANTS
     budgets = {
         "smoke": {"seeds": 2, "rates": 2, "tuning": 1, **TRAINING, "steps": 100}
@@ -193,20 +184,17 @@ class Sine(Functions):
 
     def depth(self, sizes):
         """Depth and width with the first task; p is corrected for the whole table."""
-        found = {}
+        pairs = {}
         for width, blocks in sorted(sizes):
             where = {"task": FIRST, "width": width, "blocks": blocks}
-            values = [self.of(final, variant=variant, **where) for variant in DEEP]
-            if all(map(len, values)):
-                for variant, each in zip(DEEP, values, strict=True):
+            values = {v: self.of(final, variant=v, **where) for v in DEEP}
+            if all(map(len, values.values())):
+                for variant in DEEP:
                     name = f"{width} x {blocks}, {variant}"
-                    found[name] = statistics(each, values[0])
-        corrected = holm([p for *_, p in found.values()])
+                    pairs[name] = values[variant], values[BASELINE]
         rows = [
             [name, f"{mean:.2f} ± {error:.2f}", f"{10**change:.3g}", p_value(p)]
-            for (name, (mean, error, change, _)), p in zip(
-                found.items(), corrected, strict=True
-            )
+            for name, (mean, error, change, p) in corrected(pairs).items()
         ]
         header = ["width x blocks", "log10 error", "factor", "p"]
         return f"Depth and width: {FIRST}\n\n{table(header, rows)}"

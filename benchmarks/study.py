@@ -220,7 +220,8 @@ class Study(records.Runs):
             for variant, *cells in rows_of(self, columns, group)
         ]
         header = ["", *names, *(name for column in columns for name in column.header())]
-        return f"{len(self.seeds)} seeds\n\n{table(header, rows)}"
+        heading = f"{self.heading(self.groups()[0])}, {len(self.seeds)} seeds"
+        return f"{heading}\n\n{table(header, rows)}"
 
     def footnote(self):
         paired = all(getattr(column, "paired", True) for column in self.columns)

@@ -149,10 +149,11 @@ class Theory(ManySeeds):
             rows.append([f"{loss}, {name}", *cells, f"{above} of {len(ratio)}"])
         header = ["loss, direction", "of L/2", "largest", "cos gamma"]
         header += ["of L/2 cos gamma", "largest", "above a bound"]
-        return (
-            "The remainder in units of its bounds (medians over the samples, before and "
-            f"after training), with the cosine without its sign\n\n{table(header, rows)}"
+        title = (
+            "The remainder in units of its bounds (medians over the samples, before and"
+            " after training), with the cosine without its sign"
         )
+        return f"{title}\n\n{table(header, rows)}"
 
     def table_of_sets(self):
         rows = []
@@ -162,10 +163,8 @@ class Theory(ManySeeds):
             cells.append(f"{self.of('exceeded', **chosen).mean():.4f}")
             rows.append(["{hypotheses}, {samples}".format(**chosen), *cells])
         header = ["hypotheses, samples", "95 % quantile", "bound", "share above"]
-        return (
-            "The largest difference of a risk and its mean over the samples\n\n"
-            f"{table(header, rows)}"
-        )
+        title = "The largest difference of a risk and its mean over the samples"
+        return f"{title}\n\n{table(header, rows)}"
 
     def draw(self):
         frequencies = self.settings["frequencies"]
