@@ -140,11 +140,11 @@ class FeatureAdjustment(TunedStudy):
         return run["steps"] * self.ratios_of(run)[run["variant"]]
 
     def ratios_of(self, run):
-        """How long a step of each method takes."""
+        """How long a step of each method takes, in steps of the plain optimizer."""
         return self.times[run["task"], TASKS[run["task"]].batch]
 
     def timed(self):
-        """The same by task and batch, plain = 1, and the milliseconds of plain."""
+        """The ratios, and the milliseconds of plain, for each task and batch."""
         tasks = self.settings["tasks"]
         wanted = [(task, TASKS[task].batch) for task in tasks]
         if "digits" in tasks and self.budget != "smoke":

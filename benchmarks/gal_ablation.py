@@ -88,8 +88,6 @@ FACTORS = {
     "alpha": {str(a): {"alpha": a} for a in (0.0001, 0.01, 0.03, 0.3)},
     "beta": {str(b): {"beta": b} for b in (0.01, 0.1, 10.0)},
 }
-
-
 FEW = ("policy: line 7 with <=", "policy: line 10, never", "noise: normal")
 SMOKE = [ALONE, *(f"{name}, alpha {LARGE}" for name in (*FEW, "network: CNN"))]
 
@@ -155,9 +153,6 @@ class Ablation(Digits):
             return {**arguments, "network": arguments["network"](seed)}
         # The paper's network, MLP(z), where it is not another.
         return {"skip": False, **arguments}
-
-    def heading(self, group):
-        return super().heading(group).replace("digits", self.settings["task"])
 
     def draw(self):
         plt = pyplot()

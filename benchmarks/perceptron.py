@@ -59,4 +59,5 @@ class Digits(ManySeeds):
         return {"errors": 100 * wrong.mean(-1), **found}
 
     def heading(self, group):
-        return f"digits, {self.lengths()}, {len(self.seeds)} seeds"
+        task = self.settings.get("task", "digits")
+        return f"{task}, {self.lengths()}, {len(self.seeds)} seeds"

@@ -1,4 +1,4 @@
-"""Made-up images in noise: textured shapes with masks, and stripes with labels."""
+"""Made-up images in noise: shapes with masks, boxes, and stripes with labels."""
 
 import numpy as np
 from PIL import Image
@@ -47,6 +47,24 @@ def stripes(count, seed):
     stripes = np.sin(y[:, None, None, None] * columns[:, None])
     x = 128 + 50 * stripes + rng.normal(0, 20, (count, 32, 32, 3))
     return np.clip(x, 0, 255).astype("uint8"), y
+
+
+def boxes(folder, count=60):
+    """Writes a folder as that of the raccoons, of one or two bright boxes in noise."""
+    rng = np.random.default_rng(0)
+    (folder / "raccoon" / "images").mkdir(parents=True, exist_ok=True)
+    lines = ["filename,width,height,class,xmin,ymin,xmax,ymax"]
+    for i in range(count):
+        image = rng.integers(0, 100, (48, 64, 3)).astype("uint8")
+        for _ in range(1 + i % 2):
+            width, height = rng.integers(16, 32, 2)
+            x, y = rng.integers(0, 64 - width), rng.integers(0, 48 - height)
+            image[y : y + height, x : x + width] += 150
+            lines.append(f"{i:03}.png,64,48,box,{x},{y},{x + width},{y + height}")
+            image = np.minimum(image, 99 + 150 * (image > 99)).astype("uint8")
+        Image.fromarray(image).save(folder / "raccoon" / "images" / f"{i:03}.png")
+    (folder / "raccoon" / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder
 
 
 def folder_of_classes(root, cifar=None, classes=2, count=32):

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from benchmarks.seeds import ManySeeds
-from benchmarks.significance import holm, statistics
+from benchmarks.significance import corrected
 from benchmarks.tables import p_value
 from benchmarks.tuned import Tuned
 
@@ -100,28 +100,21 @@ class Relative:
         return [self.name, "%", "p"] if self.mean else [f"%, {self.name}", "p"]
 
     def cells(self, study, variants, where):
-        rows = [
-            (group, variant)
-            for group in study.of_same_data(where)
+        groups = study.of_same_data(where)
+        pairs = {
+            (i, variant): [
+                study.of(self.measure, variant=v, **group)
+                for v in (variant, study.baseline_of(variant))
+            ]
+            for i, group in enumerate(groups)
             for variant in study.variants_of(group)
-        ]
-        p_values = holm([self._statistics(study, *row)[-1] for row in rows])
-        return [
-            self._cells(study, where, variant, p)
-            for (group, variant), p in zip(rows, p_values, strict=True)
-            if group == where and variant in variants
-        ]
-
-    def _statistics(self, study, group, variant):
-        values, baseline = (
-            study.of(self.measure, variant=v, **group)
-            for v in (variant, study.baseline_of(variant))
-        )
-        return baseline.mean(), *statistics(values, baseline)
-
-    def _cells(self, study, group, variant, p):
-        base, mean, error, difference, _ = self._statistics(study, group, variant)
-        cells = [f"{100 * difference / base:+.1f}", p_value(p)]
-        if variant == study.baseline_of(variant):
-            cells = ["", ""]
-        return [f"{mean:.3g} ± {error:.2g}", *cells] if self.mean else cells
+        }
+        found, rows = corrected(pairs), []
+        for variant in variants:
+            at = groups.index(where), variant
+            mean, error, difference, p = found[at]
+            cells = [f"{100 * difference / pairs[at][1].mean():+.1f}", p_value(p)]
+            if variant == study.baseline_of(variant):
+                cells = ["", ""]
+            rows.append([f"{mean:.3g} ± {error:.2g}"] * self.mean + cells)
+        return rows
