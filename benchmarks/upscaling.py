@@ -1,8 +1,7 @@
 """Doubling the resolution of pictures: what is trained on, and how good it is.
 
-patches = Patches(pictures, 24)
-x, y = patches.draw(16, rng)
-{"set5 (5)": [31.2, 0.89], ...} = evaluate(functools.partial(upscaled, model), test)
+    x, y = Patches(pictures, 24).draw(16, rng)
+    psnr, ssim = evaluate(functools.partial(upscaled, model), test["set5 (5)"])
 """
 
 import keras
