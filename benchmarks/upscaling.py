@@ -2,6 +2,8 @@
 
     x, y = Patches(pictures, 24).draw(16, rng)
     psnr, ssim = evaluate(functools.partial(upscaled, model), test["set5 (5)"])
+
+Pictures are uint8 RGB.
 """
 
 import keras
