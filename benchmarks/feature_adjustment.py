@@ -21,6 +21,7 @@ import numpy as np
 from benchmarks import data
 from benchmarks.curves import Panel
 from benchmarks.feature_network import METHODS, OURS, PLAIN, Network, body
+from benchmarks.rounds import ratio
 from benchmarks.tables import Value, table
 from benchmarks.tuned import grid
 from benchmarks.tuned_study import Relative, TunedStudy
@@ -157,7 +158,7 @@ class FeatureAdjustment(TunedStudy):
             plain = found[PLAIN]
             times[run["task"], run["batch"]] = {
                 "ms": 1000 * np.median(plain),
-                **{m: np.median(np.divide(s, plain)) for m, s in found.items()},
+                **{method: ratio(s, plain) for method, s in found.items()},
             }
         return times
 
