@@ -14,10 +14,10 @@ import numpy as np
 from keras import ops
 
 from benchmarks.curves import pyplot
-from benchmarks.seeds import ManySeeds
+from benchmarks.seeds import ManySeeds, compiled
 from benchmarks.significance import statistics
 from benchmarks.tables import p_value, table
-from keras_gradres.optimizers import GAL, AdaBound, Lookahead
+from keras_gradres.optimizers import AdaBound, Lookahead
 
 START = (0.75, 1.0)
 OPTIMIZERS = {
@@ -92,16 +92,10 @@ class Convergence(ManySeeds):
 
     def make(self, run, seed):
         model = keras.Sequential([keras.Input((1,)), Point()])
-        optimizer, adjusted = OPTIMIZERS[run["optimizer"]](), loss
         arguments = self.variants[run["variant"]]
         if arguments is not None:
-            shapes = [(None, 2)]
-            optimizer = GAL(
-                optimizer, seed=seed, output_shapes=shapes, skip=False, **arguments
-            )
-            adjusted = optimizer.loss(loss)
-        model.compile(optimizer, adjusted)
-        return model
+            arguments = {"skip": False, **arguments}
+        return compiled(model, OPTIMIZERS[run["optimizer"]](), loss, seed, arguments)
 
     def data(self, run, seed):
         nothing = np.zeros((1, 1), "float32")

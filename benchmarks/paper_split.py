@@ -45,9 +45,9 @@ class PaperSplit(ManySeeds):
 
     def load(self):
         """(x, y), (x_test, y_test) of each task: those of the paper."""
-        return {task: self.split(task) for task in self.settings["tasks"]}
+        return {task: self.split_of(task) for task in self.settings["tasks"]}
 
-    def split(self, task):
+    def split_of(self, task):
         parts = train_test_split(*tabular.load(task, self.folder), random_state=1)
         x, x_test, y, y_test = parts
         if task == "boston":
@@ -82,9 +82,8 @@ class PaperSplit(ManySeeds):
         arguments = self.variants[run["variant"]]
         return tabular.network(run["task"], inputs, seed, arguments)
 
-    def data(self, run, seed):
-        train, (x_test, _) = self.parts[run["task"]]
-        return train, x_test
+    def split(self, run, seed):
+        return self.parts[run["task"]]
 
     def measure(self, run, found, model):
         return tabular.scores(found["predictions"], self.parts[run["task"]][1][1])

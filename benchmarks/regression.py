@@ -12,7 +12,7 @@ they are; the paper does not say. "median" always predicts that of the training 
 
 import numpy as np
 
-from benchmarks import tabular
+from benchmarks import data, tabular
 from benchmarks.curves import Panel, figure_of
 from benchmarks.seeds import ManySeeds
 from benchmarks.tables import Compared, Value, last
@@ -73,15 +73,13 @@ class Regression(ManySeeds):
         return 10
 
     def split(self, run, seed):
-        return tabular.split(*self.parts[run["task"]], seed, run["features"])
+        x, y = self.parts[run["task"]]
+        standardized = run["features"] == "standardized"
+        return data.split(x, y, seed, int(0.8 * len(x)), standardized=standardized)
 
     def make(self, run, seed):
         inputs = self.parts[run["task"]][0].shape[1]
         return tabular.network(run["task"], inputs, seed, self.variants[run["variant"]])
-
-    def data(self, run, seed):
-        train, (x_test, _) = self.split(run, seed)
-        return train, x_test
 
     def measure(self, run, found, model):
         (_, y), (_, truth) = self.split(run, run["seed"])

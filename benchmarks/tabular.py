@@ -9,7 +9,7 @@ import numpy as np
 from keras import layers
 
 from benchmarks import data
-from keras_gradres.optimizers import GAL
+from benchmarks.seeds import compiled
 
 # The hidden layers of the model and of the adjustment network, batch size, epochs.
 TASKS = {
@@ -22,17 +22,8 @@ LEARNING_RATE = 1e-3
 
 def load(task, folder):
     """X, y."""
-    return data.diabetes() if task == "diabetes" else getattr(data, task)(folder)
-
-
-def split(x, y, seed, features):
-    """(x, y), (x_test, y_test), in another way for each seed."""
-    order = np.random.default_rng(seed).permutation(len(x))
-    train, test = np.split(order, [int(0.8 * len(x))])
-    if features == "standardized":
-        x = (x - x[train].mean(0)) / x[train].std(0)
-    x, y = x.astype("float32"), y.astype("float32")
-    return (x[train], y[train]), (x[test], y[test])
+    x, y = data.diabetes() if task == "diabetes" else getattr(data, task)(folder)
+    return x, y.astype("float32")
 
 
 def network(task, inputs, seed, arguments):
@@ -40,19 +31,9 @@ def network(task, inputs, seed, arguments):
     hidden, adjusting, *_ = TASKS[task]
     dense = [layers.Dense(units, activation="relu") for units in hidden]
     model = keras.Sequential([keras.Input((inputs,)), *dense, layers.Dense(1)])
-    optimizer, loss = keras.optimizers.Adam(LEARNING_RATE), "mse"
     if arguments is not None:
-        optimizer = GAL(
-            optimizer,
-            hidden_units=adjusting,
-            skip=False,
-            seed=seed,
-            output_shapes=[(None, 1)],
-            **arguments,
-        )
-        loss = optimizer.loss(loss)
-    model.compile(optimizer, loss)
-    return model
+        arguments = {"hidden_units": adjusting, "skip": False, **arguments}
+    return compiled(model, keras.optimizers.Adam(LEARNING_RATE), "mse", seed, arguments)
 
 
 def scores(predictions, truth):
