@@ -1,5 +1,8 @@
 import contextlib
+import importlib.util
+import mmap
 import os
+import pathlib
 
 import pytest
 from nightly import MAY_FAIL
@@ -16,6 +19,44 @@ if os.environ.get("KERAS_BACKEND") not in BACKENDS:
 os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
 os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# PyTorch's compiler otherwise starts processes of its own, which import PyTorch.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+
+# Most of a test's time on JAX, and much of it on TensorFlow, is that of XLA compiling
+# what runs once. Without its optimizations it compiles in a third of the time.
+COMPILE_FAST = {
+    "xla_backend_optimization_level": "0",
+    # Each operation otherwise sets up a compiler of its own kind, MLIR's.
+    "xla_cpu_use_fusion_emitters": "false",
+}
+XLA = {"jaxlib": "libjax_common.so", "tensorflow": "libtensorflow_cc.so*"}
+
+
+def flags_of_xla():
+    """Those of `COMPILE_FAST` that each XLA here has: an unknown one ends its process.
+
+    None on a GPU, which is tested as it is used.
+    """
+    known = list(COMPILE_FAST)
+    for package, library in XLA.items():
+        found = importlib.util.find_spec(package)
+        if found is None:
+            continue
+        path = next(pathlib.Path(found.origin).parent.glob(library), None)
+        if path is None:
+            return ""
+        with (
+            path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+        ):
+            known = [name for name in known if content.find(name.encode()) >= 0]
+    on_cpu = not os.path.exists("/dev/nvidiactl")
+    return " ".join(f"--{name}={COMPILE_FAST[name]}" for name in known if on_cpu)
+
+
+# Before the import of any backend, and for all processes that the tests start.
+if "XLA_FLAGS" not in os.environ:
+    os.environ["XLA_FLAGS"] = flags_of_xla()
 
 
 def pytest_report_header(config):
@@ -30,6 +71,10 @@ def pytest_report_header(config):
 
 def pytest_collection_modifyitems(items):
     import keras
+
+    for item in items:
+        if item.get_closest_marker("separate"):
+            item.add_marker("slow")
 
     if "dev" not in keras.__version__:
         return

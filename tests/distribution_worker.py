@@ -12,7 +12,8 @@ import pathlib
 import sys
 
 if len(sys.argv) == 4:
-    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={sys.argv[3]}"
+    devices = f" --xla_force_host_platform_device_count={sys.argv[3]}"
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + devices
 
 import keras
 import numpy as np

@@ -7,13 +7,14 @@ there and stored, and compared on all backends:
     KERAS_BACKEND=tensorflow python tests/finite_differences.py
 """
 
+import functools
 import pathlib
 
 import keras
 import numpy as np
 from branches import BRANCHES
 from helpers import frozen_state
-from keras import ops
+from keras import layers, ops
 
 PATH = pathlib.Path(__file__).with_suffix(".npz")
 # Where a training loss is differentiated, one branch of each kind is enough.
@@ -45,31 +46,53 @@ def reference():
     return numbers
 
 
+@functools.cache  # A loss has the p of its branch for each residual.
 def product(case, training):
     """p: the gradient of the sum of the branch's outputs, entry by entry."""
     layer = case.layer()
-    x = keras.Variable(case.inputs(), dtype=keras.config.floatx())
-    total = frozen_state(
-        layer, lambda: sum_before_trailing(case, layer.branch, x + 0.0, training)
-    )
-    p = np.zeros(case.shape)
-    for index in np.ndindex(*case.shape):
-        direction = np.zeros(case.shape)
-        direction[index] = 1
-        p[index] = slope(total, [x], [direction])
+    total, moments = sum_before_trailing(case, layer.branch)
+    total = frozen_state(layer, functools.partial(total, training=training))
+    x = case.inputs().astype("float64")
+    if training and moments:
+        return entry_by_entry(total, x)
+    # Samples are apart. So all entries of all of them are moved in one batch, in which
+    # each sample is repeated for each of its entries.
+    size = x[0].size
+    moves = STEP * np.eye(size).reshape(size, *x.shape[1:])
+    moves = np.tile(moves, (len(x), *(1 for _ in x.shape[1:])))
+    repeated = x.repeat(size, axis=0)
+    difference = total(repeated + moves) - total(repeated - moves)
+    return (difference / (2 * STEP)).reshape(x.shape)
+
+
+def entry_by_entry(total, x):
+    p = np.zeros(x.shape)
+    for index in np.ndindex(*x.shape):
+        move = np.zeros(x.shape)
+        move[index] = STEP
+        p[index] = np.sum(total(x + move) - total(x - move)) / (2 * STEP)
     return p
 
 
-def sum_before_trailing(case, branch, x, training):
-    if not isinstance(branch, keras.Sequential):
+def sum_before_trailing(case, branch):
+    """The sum of each sample's outputs, and whether moments of the batch are in it."""
+    if isinstance(branch, keras.Sequential):
+        chain = flatten(branch)
+        chain = inner = chain[: len(chain) - case.trailing]
+    else:
         if case.trailing:
             cut = branch.layers[-case.trailing].input
             branch = keras.Model(branch.inputs, cut)
-        return ops.sum(branch(x, training=training))
-    chain = flatten(branch)
-    for layer in chain[: len(chain) - case.trailing]:
-        x = layer(x, training=training)
-    return ops.sum(x)
+        chain, inner = [branch], getattr(branch, "layers", [])
+
+    def total(x, training):
+        x = ops.convert_to_tensor(x, dtype=keras.config.floatx())
+        for layer in chain:
+            x = layer(x, training=training)
+        y = ops.convert_to_numpy(x)
+        return y.reshape(len(y), -1).sum(axis=1)
+
+    return total, any(isinstance(x, layers.BatchNormalization) for x in inner)
 
 
 def flatten(layer):

@@ -5,7 +5,8 @@ import numpy as np
 from keras import layers
 
 MODE_IDS = ["jit", "graph", "eager"]
-# Without, JAX compiles each operation by itself; with, the others take long.
+# Where compiling is not what is tested. Without, JAX compiles each operation by itself;
+# with, TensorFlow compiles twice, and PyTorch takes long.
 QUICK = {"jit_compile": keras.backend.backend() == "jax"}
 
 

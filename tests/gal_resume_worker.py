@@ -1,4 +1,4 @@
-"""Loads a model trained for an epoch, trains another, and writes what came of it."""
+"""Loads what was trained elsewhere: to predict without GAL, and to go on with it."""
 
 import pathlib
 import sys
@@ -7,10 +7,10 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_gradres.optimizers import GAL, Lookahead
-
 
 def make_model():
+    from keras_gradres.optimizers import GAL, Lookahead
+
     keras.utils.set_random_seed(0)
     inputs = keras.Input((6,))
     x = layers.Dense(8, activation="tanh")(inputs)
@@ -37,5 +37,11 @@ def train(model, epochs):
 
 if __name__ == "__main__":
     folder = pathlib.Path(sys.argv[1])
+    model = keras.models.load_model(folder / "predicting.keras", compile=False)
+    assert "keras_gradres" not in sys.modules
+    np.save(folder / "predicted.npy", model.predict(np.ones((2, 6)), verbose=0))
+
+    import keras_gradres  # noqa: F401
+
     loaded = keras.models.load_model(folder / "model.keras")
     np.savez(folder / "resumed.npz", **train(loaded, epochs=1))

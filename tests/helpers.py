@@ -17,6 +17,15 @@ MODES = [{"jit_compile": True}, {"jit_compile": False}, {"run_eagerly": True}]
 to_numpy = ops.convert_to_numpy
 
 
+def slow_on(*backends):
+    """The marks of a test that takes seconds on these backends only."""
+    return [pytest.mark.slow] if keras.backend.backend() in backends else []
+
+
+# PyTorch calls a C++ compiler. `test_reference` of GAL is the quick one that does.
+EACH_MODE = [pytest.param(MODES[0], marks=slow_on("torch")), *MODES[1:]]
+
+
 def keras_before(*version):
     """Whether Keras is older than this release, as in `keras_before(3, 15)`."""
     return tuple(map(int, keras.__version__.split(".")[:2])) < version
@@ -47,8 +56,27 @@ def require_studies(*modules):
     require_extra("bench", *modules)
 
 
-def gradients(loss, variables):
-    """The gradients of `loss()`, a scalar, with respect to Keras variables."""
+def at_once(function):
+    """`function()`, whose results are tensors; no variable is another one after it.
+
+    JAX otherwise compiles each operation by itself, which takes longer.
+    """
+    if keras.backend.backend() != "jax":
+        return function()
+    import jax
+
+    def stateless():
+        with keras.StatelessScope():
+            return function()
+
+    return jax.jit(stateless)()
+
+
+def gradients(loss, variables, compiled=True):
+    """The gradients of `loss()`, a scalar, with respect to Keras variables.
+
+    `compiled=False` where what the loss leaves behind is used after it.
+    """
     if keras.backend.backend() == "jax":
         import jax
 
@@ -56,7 +84,9 @@ def gradients(loss, variables):
             with keras.StatelessScope(list(zip(variables, values, strict=True))):
                 return loss()
 
-        found = jax.grad(stateless)([v.value for v in variables])
+        gradient = jax.grad(stateless)
+        gradient = jax.jit(gradient) if compiled else gradient
+        found = gradient([v.value for v in variables])
     elif keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 

@@ -15,8 +15,8 @@ from PIL import Image  # noqa: E402
 
 from benchmarks import data  # noqa: E402
 
-# Where a study's smoke is among the quick tests; elsewhere it is `slow`. It shows that
-# the study's machinery works, which is the same on each backend.
+# Where tox runs a study's smoke; elsewhere it is `separate`. It shows that the study's
+# machinery works, which is the same on each backend.
 QUICK = {
     "cifar": "torch",
     "convergence": "torch",
@@ -43,8 +43,9 @@ SLOW = [
 ]
 
 
-def slow_but_on(backend):
-    return [pytest.mark.slow] if keras.backend.backend() != backend else []
+def slow_on(backend):
+    here = keras.backend.backend() == backend
+    return [pytest.mark.slow if here else pytest.mark.separate]
 
 
 def run(name, folder, *arguments):
@@ -64,10 +65,7 @@ def run(name, folder, *arguments):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=slow_but_on(QUICK.get(name)))
-        for name in (*QUICK, *SLOW)
-    ],
+    [pytest.param(name, marks=slow_on(QUICK.get(name))) for name in (*QUICK, *SLOW)],
 )
 def test_smoke(name, tmp_path):
     if name == "detection":
@@ -83,6 +81,7 @@ def test_smoke(name, tmp_path):
         assert image.size[0] > 300
 
 
+@pytest.mark.slow
 def test_resumes_where_it_was_interrupted(tmp_path):
     assert run("convergence", tmp_path).returncode == 0
     path = tmp_path / "convergence.jsonl"
@@ -109,6 +108,7 @@ def test_resumes_where_it_was_interrupted(tmp_path):
     assert "has results of ['another']" in found.stderr
 
 
+@pytest.mark.slow
 def test_missing_data_is_named(tmp_path):
     found = run("cifar", tmp_path, "--budget", "cpu", "--data", str(tmp_path))
     assert found.returncode != 0

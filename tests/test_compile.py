@@ -4,6 +4,8 @@ What a fit compiles beside the model is Keras's own; the same fit of the same mo
 identity residuals says how much that is.
 """
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -84,8 +86,16 @@ def _step(layer, call, x, training):
     return numbers
 
 
-@pytest.mark.parametrize("order", RESIDUALS)
-@pytest.mark.parametrize("name", BLOCKS)
+QUICK = [("dense tanh", "second order"), ("conv", "first order")]
+
+
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [
+        pytest.param(*pair, marks=[] if pair in QUICK else pytest.mark.slow)
+        for pair in itertools.product(BLOCKS, RESIDUALS)
+    ],
+)
 def test_one_graph_with_the_numbers_of_eager_execution(name, order):
     make, shape = BLOCKS[name]
     # Two, so that what one leaves behind would be seen by the other.
@@ -131,7 +141,7 @@ def _model(name, order):
     return model, shape
 
 
-@pytest.mark.slow
+@pytest.mark.separate
 @pytest.mark.parametrize("order", list(RESIDUALS)[1:])
 @pytest.mark.parametrize("name", ["dense tanh", "conv", "conv, BN"])
 def test_fit_compiles_no_more_graphs_than_plain_keras(name, order):

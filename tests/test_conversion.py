@@ -18,7 +18,7 @@ from conversion_models import (
     within,
 )
 from gal_cases import adjusted_bias_gradient, constant_network
-from helpers import gradients, keras_before, to_numpy
+from helpers import gradients, keras_before, slow_on, to_numpy
 from keras import layers, ops
 
 from keras_gradres import conversion_report, convert
@@ -316,7 +316,14 @@ def test_save_and_load(make, tmp_path):
     assert len(loaded.weights) == len(converted.weights)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+# What JAX then compiles is each operation by itself.
+@pytest.mark.parametrize(
+    "jit_compile",
+    [
+        pytest.param(False, marks=slow_on("jax")),
+        pytest.param(True, marks=slow_on("torch")),
+    ],
+)
 def test_fit(jit_compile):
     if jit_compile and keras.backend.backend() == "torch" and keras_before(3, 15):
         pytest.skip("older releases of Keras compile no convolution of unknown size")

@@ -1,6 +1,7 @@
 """Conversion of the networks that people have: those of Keras, and of KerasHub.
 
-One of them on every backend; the others are slow.
+One of them on each backend in tox, the others by hand. Of Keras's layers alone there is
+a transformer at the end, which is quick.
 """
 
 import os
@@ -20,7 +21,7 @@ from keras_gradres import conversion_report, convert
 from keras_gradres.layers import GradientResidual
 
 WORKER = pathlib.Path(__file__).with_name("conversion_worker.py")
-SLOW = pytest.mark.slow
+SEPARATE = pytest.mark.separate
 # By backend, the network that is not left out for its time.
 FIRST = {"torch": "ResNet50V2", "tensorflow": "EfficientNetB0", "jax": "MobileNetV2"}
 # How many skip connections there are, and how many of them with a projection.
@@ -44,7 +45,10 @@ def application(name):
 
 def cases():
     first = FIRST[keras.backend.backend()]
-    return [pytest.param(n, marks=() if n == first else SLOW) for n in COUNTS]
+    return [
+        pytest.param(n, marks=pytest.mark.slow if n == first else SEPARATE)
+        for n in COUNTS
+    ]
 
 
 @pytest.mark.parametrize("name", cases())
@@ -61,7 +65,7 @@ def test_applications(name):
     check_same(model, converted, 50 * data(model, 2))
 
 
-@SLOW
+@SEPARATE
 def test_densenet_has_no_sums():
     model = application("DenseNet121")
     assert len(conversion_report(model)) == 0

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from gal_cases import QUICK
 from helpers import importable, require_extra
 from keras import ops
 
@@ -95,7 +96,7 @@ def make(gal=None):
     if gal:
         optimizer = GAL(optimizer, hidden_units=(8,), seed=0, **gal)
         losses["boxes"] = optimizer.loss(losses["boxes"])
-    model.compile(optimizer, losses)
+    model.compile(optimizer, losses, **QUICK)
     return model
 
 
@@ -146,6 +147,7 @@ def _box_loss(a, b):
     return 5 * np.abs(a - b).sum() + 2 * (1 - overlap)
 
 
+@pytest.mark.slow
 def test_gal_without_adjustment_is_its_optimizer():
     (x, y), weights = make_data(), []
     for gal in (None, {"alpha": 0.0}, {"alpha": 0.5, "policy": "always"}):

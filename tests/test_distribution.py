@@ -15,6 +15,8 @@ import keras
 import numpy as np
 import pytest
 
+# The example of `test_examples.py` on several devices is the quick one.
+pytestmark = pytest.mark.slow
 WORKER = pathlib.Path(__file__).with_name("distribution_worker.py")
 BACKEND = keras.backend.backend()
 CASES = [

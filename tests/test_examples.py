@@ -74,6 +74,7 @@ def test_custom_loop_is_fit(monkeypatch):
     assert gal.diagnostics["accepted"] > 0
 
 
+@pytest.mark.slow
 def test_converted_resnet(monkeypatch, capsys):
     require_extra("examples", "PIL", "scipy", "sklearn")
     # Without the folder of data it takes the digits.
@@ -93,7 +94,10 @@ def test_converted_resnet(monkeypatch, capsys):
     assert "mean of 1 seeds" in example["verdict"](errors, ratio)
 
 
-@pytest.mark.parametrize("kind", ["custom_loop", "distributed"])
+# The loop is that of the quick test above.
+@pytest.mark.parametrize(
+    "kind", [pytest.param("custom_loop", marks=pytest.mark.slow), "distributed"]
+)
 def test_script_trains(kind):
     script = FOLDER / f"{kind}_{keras.backend.backend()}.py"
     run = subprocess.run([sys.executable, script], capture_output=True, text=True)

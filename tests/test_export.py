@@ -22,7 +22,7 @@ if keras_before(3, 15):
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def _slow(form, name):
+def _separate(form, name):
     if form == "torch.export, strict" and "conv" in name:
         return True
     return BACKEND == "jax" or name == "EDSR" or form in ("LiteRT", "OpenVINO")
@@ -30,7 +30,7 @@ def _slow(form, name):
 
 def _params(pairs):
     return [
-        pytest.param(*p, marks=[pytest.mark.slow] if _slow(*p[:2]) else [])
+        pytest.param(*p, marks=[pytest.mark.separate] if _separate(*p[:2]) else [])
         for p in pairs
     ]
 

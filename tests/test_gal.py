@@ -5,7 +5,8 @@ import pathlib
 import keras
 import numpy as np
 import pytest
-from helpers import MODES, Assign, Table, keras_before
+from gal_cases import QUICK
+from helpers import MODES, Assign, Table, keras_before, slow_on
 from keras import ops
 
 from keras_gradres.optimizers import GAL
@@ -28,8 +29,15 @@ def _cross_entropy():
 # --- the authors' code ---
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("case", ["c10", "c100", "reject"])
+@pytest.mark.parametrize(
+    ("case", "mode"),
+    [
+        *(("reject", mode) for mode in MODES),
+        *((case, mode) for case in ("c10", "c100") for mode in MODES[1:]),
+        pytest.param("c10", MODES[0], marks=slow_on("torch")),
+        pytest.param("c100", MODES[0], marks=slow_on("torch")),
+    ],
+)
 def test_reference(case, mode):
     compiled = keras.backend.backend() == "torch" and mode.get("jit_compile")
     if compiled and keras_before(3, 13):
@@ -299,7 +307,9 @@ def test_twenty_steps_in_numpy(options):
     gal = GAL(
         keras.optimizers.SGD(0.4, momentum=0.9), network=network, **numbers, **options
     )
-    model.compile(gal, loss=gal.loss(_cross_entropy()))
+    # As Keras compiles by default, once for each granularity.
+    mode = {} if options in TRANSCRIBED[:2] else QUICK
+    model.compile(gal, loss=gal.loss(_cross_entropy()), **mode)
     model.fit(
         x, y, sample_weight=weight, batch_size=n, epochs=1, shuffle=False, verbose=0
     )

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from gal_cases import QUICK
 from helpers import Assign, Table
 from keras import layers, ops
 
@@ -19,7 +20,7 @@ def _train(gal, loss="mse", z=Z, y=Y, **arguments):
     model = Table(z)
     if isinstance(gal, GAL) and not isinstance(loss, AdjustedLoss):
         loss = gal.loss(loss)
-    model.compile(gal, loss, **arguments)
+    model.compile(gal, loss, **(arguments or QUICK))
     model.train_on_batch(X, y)
     return model
 

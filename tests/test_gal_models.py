@@ -1,8 +1,6 @@
 """GAL with models, policies of precision, files, and callbacks of Keras."""
 
 import json
-import os
-import pathlib
 import subprocess
 import sys
 
@@ -86,6 +84,7 @@ def test_model_with_its_own_train_step():
     assert_same(*found, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_keras_application():
     keras.utils.set_random_seed(0)
     model = keras.applications.MobileNet(
@@ -144,25 +143,39 @@ def test_overflow_under_loss_scaling_skips_the_step():
 # --- files ---
 
 
-def test_resume_in_another_process(tmp_path):
-    script = pathlib.Path(resume.__file__)
-    expected = resume.train(resume.make_model(), epochs=2)
+@pytest.fixture(scope="module")
+def other_process(tmp_path_factory):
+    """Models that were trained here, and what a new process makes of their files."""
+    folder = tmp_path_factory.mktemp("files")
+    whole = resume.train(resume.make_model(), epochs=2)
     model = resume.make_model()
     resume.train(model, epochs=1)
-    model.save(tmp_path / "model.keras")
+    model.save(folder / "model.keras")
+    predicting = fit(GAL("adam", alpha=0.5))
+    predicting.save(folder / "predicting.keras")
     run = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", str(script), str(tmp_path)],
-        env={**os.environ},
+        [sys.executable, "-W", "error::UserWarning", resume.__file__, str(folder)],
         capture_output=True,
         text=True,
     )
     assert run.returncode == 0, run.stderr
-    found = dict(np.load(tmp_path / "resumed.npz"))
+    return folder, whole, predicting.predict(np.ones((2, 6)), verbose=0)
+
+
+def test_resume_in_another_process(other_process):
+    folder, expected, _ = other_process
+    found = dict(np.load(folder / "resumed.npz"))
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(
             found[name], value, rtol=1e-5, atol=1e-6, err_msg=name
         )
+
+
+def test_loads_without_gal_for_inference(other_process):
+    # Before the process has imported the package: its first lines assert that.
+    folder, _, expected = other_process
+    np.testing.assert_allclose(np.load(folder / "predicted.npy"), expected, 1e-5)
 
 
 @pytest.mark.parametrize("given", [True, False])
@@ -180,24 +193,6 @@ def test_backup_and_restore(given, tmp_path):
     expected = train(3, tmp_path / "other")
     train(2, tmp_path / "this", delete=False)
     assert_same(train(3, tmp_path / "this"), expected, rtol=1e-5, atol=1e-6)
-
-
-def test_loads_without_gal_for_inference(tmp_path):
-    model = fit(GAL("adam", alpha=0.5))
-    model.save(tmp_path / "model.keras")
-    code = (
-        "import keras, numpy as np, sys\n"
-        "model = keras.models.load_model('model.keras', compile=False)\n"
-        "assert 'keras_gradres' not in sys.modules\n"
-        "np.save('y.npy', model.predict(np.ones((2, 6)), verbose=0))\n"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert run.returncode == 0, run.stderr
-    np.testing.assert_allclose(
-        np.load(tmp_path / "y.npy"), model.predict(np.ones((2, 6)), verbose=0), 1e-5
-    )
 
 
 @pytest.mark.parametrize("built", [False, True])

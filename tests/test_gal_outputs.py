@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from gal_cases import (
     MODE_IDS,
+    QUICK,
     assert_same,
     cross_entropy,
     fit,
@@ -38,7 +39,7 @@ def _table_step(z, y, loss, gal_arguments, **arguments):
     )
     model = Table(z)
     compiling = {k: arguments.pop(k) for k in ("loss_weights",) if k in arguments}
-    model.compile(gal, gal.loss(loss), **compiling)
+    model.compile(gal, gal.loss(loss), **compiling, **QUICK)
     model.train_on_batch(np.zeros((len(z), 1)), np.array(y), **arguments)
     return model.table.numpy(), network.layers[0].bias.numpy()
 
@@ -103,7 +104,7 @@ def test_masked_samples_are_left_out():
         masked = layers.Masking()(inputs)
         outputs = layers.Dense(3)(layers.Dense(4)(masked))
         model = keras.Model(inputs, outputs)
-        model.compile(optimizer, loss)
+        model.compile(optimizer, loss, **QUICK)
         value = model.train_on_batch(steps, y)
         return value, model.get_weights()
 
@@ -143,7 +144,7 @@ def test_several_outputs_each_with_a_network(tmp_path):
         model = _two_outputs()
         gal = GAL(optimizers.SGD(0.1), alpha=0.5, seed=0)
         losses = gal.loss({"kind": cross_entropy(), "size": "mse"})
-        model.compile(gal, {**losses, "extra": "mae"}, **weights)
+        model.compile(gal, {**losses, "extra": "mae"}, **weights, **QUICK)
         model.fit(x, targets, epochs=2, batch_size=8, verbose=0)
         found.append(gal.diagnostics)
         assert gal.output_shapes == [(None, 3), (None, 2)]
@@ -182,8 +183,8 @@ def test_outputs_of_any_rank(name, granularity):
         optimizers.SGD(0.1), alpha=0.5, policy="always", granularity=granularity, seed=0
     )
     plain, adjusted = Table(z), Table(z)
-    plain.compile(optimizers.SGD(0.1), loss)
-    adjusted.compile(gal, gal.loss(loss))
+    plain.compile(optimizers.SGD(0.1), loss, **QUICK)
+    adjusted.compile(gal, gal.loss(loss), **QUICK)
     for model in (plain, adjusted):
         model.train_on_batch(np.zeros((len(z), 1)), y)
     change = (adjusted.table.numpy() - plain.table.numpy()) / 0.1
@@ -207,7 +208,7 @@ def test_unknown_sizes():
         inputs = keras.Input((*shape, 2))
         model = keras.Model(inputs, layers.Conv2D(3, 1)(inputs))
         gal = GAL("sgd", alpha=0.5, network=layers.Conv2D(3, 3, padding="same"))
-        model.compile(gal, gal.loss(cross_entropy()))
+        model.compile(gal, gal.loss(cross_entropy()), **QUICK)
         rng = np.random.default_rng(0)
         for size in sizes:
             x = rng.normal(size=(3, size, size, 2))

@@ -7,6 +7,7 @@ import pickle
 import keras
 import numpy as np
 import pytest
+from gal_cases import QUICK
 from helpers import Assign, Table, gradients
 from keras import layers, ops
 
@@ -120,7 +121,7 @@ def _step_of_both(make, first_called, first_scaled):
             values[i] = gals[i].scale_loss(values[i])
         return values[0] + values[1]
 
-    found = gradients(loss, [t.table for t in tables])
+    found = gradients(loss, [t.table for t in tables], compiled=False)
     for i in sorted((0, 1), key=lambda i: i == first_scaled):
         gals[i].apply([ops.convert_to_tensor(found[i])], [tables[i].table])
     weights = [t.table.numpy() for t in tables]
@@ -193,7 +194,7 @@ def test_validation_changes_nothing():
     for data in (None, (X[:5], Y[:5])):
         model = _model()
         gal = GAL("adam", alpha=0.5, seed=0)
-        model.compile(gal, gal.loss("mse"))
+        model.compile(gal, gal.loss("mse"), **QUICK)
         model.fit(X, Y, 4, 2, verbose=0, shuffle=False, validation_data=data)
         weights.append([*model.get_weights(), *(v.numpy() for v in gal.variables)])
     for a, b in zip(*weights, strict=True):
@@ -211,7 +212,7 @@ def test_memory_is_bounded():
 
     others = calls()
     for _ in range(3):
-        for _ in range(5):
+        for _ in range(2):
             model.train_on_batch(X, Y)
             model.evaluate(X, Y, verbose=0)
         # The last of the evaluation.
@@ -249,7 +250,7 @@ def test_compile_again_keeps_the_networks():
     gal = GAL(SGD(0.0), alpha=0.5, adjustment_optimizer=SGD(0.1), seed=0)
     model = _model()
     for loss in ("mse", "mae"):
-        model.compile(gal, gal.loss(loss))
+        model.compile(gal, gal.loss(loss), **QUICK)
         model.fit(X, Y, verbose=0)
         assert len(gal.networks) == 1
     assert int(gal._networks.optimizer.iterations) == 2
@@ -281,39 +282,50 @@ WAYS = {
 }
 
 
+def _with_two_outputs():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4,))
+    x = layers.Dense(5, activation="tanh")(inputs)
+    outputs = {"a": layers.Dense(3)(x), "b": layers.Dense(2)(x)}
+    model = keras.Model(inputs, outputs)
+    gal = GAL(keras.optimizers.Adam(0.05, epsilon=1e-3), alpha=0.5, seed=0)
+    model.compile(gal, gal.loss({"a": "mse", "b": "mae"}), **QUICK)
+    return model
+
+
+def _fit_two(model):
+    y = {"a": Y, "b": Y[:, :2]}
+    model.fit(X, y, batch_size=4, shuffle=False, verbose=0)
+
+
+@pytest.fixture(scope="module")
+def expected_of_two():
+    """Weights and variables of GAL after an epoch, and after two."""
+    model, found = _with_two_outputs(), []
+    for _ in range(2):
+        _fit_two(model)
+        variables = model.optimizer.variables
+        found.append((model.get_weights(), [v.numpy().copy() for v in variables]))
+    return found
+
+
 # So Keras does for any optimizer that was saved without its state.
 @pytest.mark.filterwarnings("ignore:Skipping variable loading")
 @pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize("way", WAYS)
-def test_the_pair_stays_together(way, trained, tmp_path):
-    def make():
-        keras.utils.set_random_seed(0)
-        inputs = keras.Input((4,))
-        x = layers.Dense(5, activation="tanh")(inputs)
-        outputs = {"a": layers.Dense(3)(x), "b": layers.Dense(2)(x)}
-        model = keras.Model(inputs, outputs)
-        gal = GAL(keras.optimizers.Adam(0.05, epsilon=1e-3), alpha=0.5, seed=0)
-        model.compile(gal, gal.loss({"a": "mse", "b": "mae"}))
-        return model
-
-    def fit(model):
-        y = {"a": Y, "b": Y[:, :2]}
-        model.fit(X, y, batch_size=4, shuffle=False, verbose=0)
-
-    expected, found = make(), make()
-    for model in (expected, found):
-        if trained:
-            fit(model)
+def test_the_pair_stays_together(way, trained, tmp_path, expected_of_two):
+    found = _with_two_outputs()
+    if trained:
+        _fit_two(found)
     found = WAYS[way](found, tmp_path)
     gal = found.optimizer
     assert all(loss.optimizer is gal for loss in found.loss.values())
-    for model in (expected, found):
-        fit(model)
-    for a, b in zip(found.get_weights(), expected.get_weights(), strict=True):
+    _fit_two(found)
+    weights, variables = expected_of_two[trained]
+    for a, b in zip(found.get_weights(), weights, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-    variables = zip(gal.variables, expected.optimizer.variables, strict=True)
-    for a, b in variables:
-        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-5, atol=1e-6)
+    for a, b in zip(gal.variables, variables, strict=True):
+        np.testing.assert_allclose(a.numpy(), b, rtol=1e-5, atol=1e-6)
 
 
 def _from_h5(model, path):
@@ -333,7 +345,7 @@ def _from_config(model, path):
 def test_a_pair_that_was_lost(lose, tmp_path):
     model = _model()
     gal = GAL("adam", alpha=0.5, seed=0)
-    model.compile(gal, gal.loss(keras.losses.MeanSquaredError()))
+    model.compile(gal, gal.loss(keras.losses.MeanSquaredError()), **QUICK)
     model.fit(X, Y, verbose=0)
     found = lose(model, tmp_path)
     value = model.evaluate(X, Y, verbose=0)
@@ -349,7 +361,7 @@ def test_a_pair_that_was_lost(lose, tmp_path):
         ):
             lost.fit(X, Y, verbose=0)
     found = lose(model, tmp_path)
-    found.compile(found.optimizer, found.optimizer.loss("mse"))
+    found.compile(found.optimizer, found.optimizer.loss("mse"), **QUICK)
     found.fit(X, Y, verbose=0)
     assert found.optimizer.diagnostics["remainder"] > 0
 
@@ -357,11 +369,11 @@ def test_a_pair_that_was_lost(lose, tmp_path):
 def test_h5_keeps_the_state(tmp_path):
     expected = _model()
     gal = GAL(keras.optimizers.Adam(0.05, epsilon=1e-3), alpha=0.5, seed=0)
-    expected.compile(gal, gal.loss("mse"))
+    expected.compile(gal, gal.loss("mse"), **QUICK)
     expected.fit(X, Y, 4, 2, verbose=0, shuffle=False)
     found = _from_h5(expected, tmp_path)
     assert int(found.optimizer.iterations) == 8
-    found.compile(found.optimizer, found.optimizer.loss("mse"))
+    found.compile(found.optimizer, found.optimizer.loss("mse"), **QUICK)
     for model in (expected, found):
         model.optimizer.build(model.trainable_variables)
         model.fit(X, Y, 4, verbose=0, shuffle=False)

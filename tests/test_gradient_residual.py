@@ -4,12 +4,14 @@ Expected numbers come from central differences in float64 (finite_differences.py
 derivations by hand, and from the formulas of the paper in NumPy.
 """
 
+import functools
+
 import finite_differences
 import keras
 import numpy as np
 import pytest
 from branches import BRANCHES
-from helpers import frozen_state, gradients
+from helpers import at_once, frozen_state, gradients
 from keras import layers, ops
 
 from keras_gradres.layers import GradientResidual
@@ -35,8 +37,10 @@ def test_product_is_the_gradient_of_the_sum(name, training):
     case = BRANCHES[name]
     layer = case.layer(residual="gradient", normalize=False)
     x = case.inputs()
-    output = frozen_state(layer, lambda: _numpy(layer, x, training=training))()
-    value = frozen_state(layer, lambda: _numpy(layer.branch, x, training=training))()
+    output, value = (
+        _numpy(at_once, frozen_state(layer, functools.partial(f, x, training=training)))
+        for f in (layer, layer.branch)
+    )
     skip = p = REFERENCE[f"{name}/{training}/p"]
     if layer.shortcut is not None:
         skip = _numpy(layer.shortcut, p)

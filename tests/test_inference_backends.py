@@ -19,6 +19,8 @@ from keras import layers
 
 from keras_gradres.layers import GradientResidual
 
+# Of the same kind and quick: `test_backends_without_gradients`.
+pytestmark = pytest.mark.slow
 WORKER = pathlib.Path(__file__).with_name("inference_worker.py")
 INFERENCE_ONLY = ("numpy", "openvino")
 # (backend, model): what plain Keras raises.

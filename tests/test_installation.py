@@ -20,7 +20,7 @@ import keras_gradres
 
 pytest.importorskip("twine", reason="`tox run -e package` runs it, which has twine")
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.separate
 # tanh(x w) with w = 1 has the direction g = 1, and s = sigmoid(0) = 1/2.
 CODE = """
 import json, pathlib

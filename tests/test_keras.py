@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from branches import BRANCHES
-from helpers import MODES, penalty, to_numpy
+from helpers import EACH_MODE, MODES, penalty, to_numpy
 from keras import layers
 from keras_cases import data, image_model
 
@@ -77,7 +77,7 @@ def test_files(tmp_path):
     np.testing.assert_array_equal(fresh.predict(x, verbose=0), expected)
 
 
-@pytest.mark.parametrize("mode", MODES, ids=str)
+@pytest.mark.parametrize("mode", EACH_MODE, ids=str)
 def test_one_step_of_fit(mode):
     # With a learning rate of 0 all that moves is the state. The last kernel is zero, so
     # that F and p are, whatever is dropped, and the output is x / 2.
@@ -108,7 +108,7 @@ def test_one_step_of_fit(mode):
     np.testing.assert_allclose(history.history["loss"], [loss], rtol=1e-4)
 
 
-@pytest.mark.parametrize("mode", MODES, ids=str)
+@pytest.mark.parametrize("mode", EACH_MODE, ids=str)
 def test_modes_train_alike(mode):
     x, y = data((8, 5)), data((8, 5), 1)
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from branches import BRANCHES
-from helpers import MODES, frozen_state, penalty, to_numpy
+from helpers import EACH_MODE, frozen_state, penalty, to_numpy
 from keras import layers
 from keras_cases import data, image_model
 
@@ -135,7 +135,8 @@ def test_shared_layer():
     assert len(model.trainable_variables) == 5
 
 
-def test_activity_losses():
+@pytest.mark.parametrize("mode", EACH_MODE, ids=str)
+def test_activity_losses(mode):
     # In the first layer the regularized layer is in a part that was split off.
     def dense():
         return layers.Dense(5, activity_regularizer=keras.regularizers.L2(0.1))
@@ -154,10 +155,9 @@ def test_activity_losses():
                 expected += penalty(inner)
         h = to_numpy(layer(h))
     expected += np.mean(h**2)
-    for mode in MODES:
-        model.compile(keras.optimizers.SGD(0.0), "mse", **mode)
-        loss = model.fit(x, 0 * x, batch_size=4, verbose=0).history["loss"]
-        np.testing.assert_allclose(loss, [expected], rtol=1e-4)
+    model.compile(keras.optimizers.SGD(0.0), "mse", **mode)
+    loss = model.fit(x, 0 * x, batch_size=4, verbose=0).history["loss"]
+    np.testing.assert_allclose(loss, [expected], rtol=1e-4)
 
 
 def test_subclassed_model():

@@ -150,7 +150,7 @@ def test_small_folder_of_cifar(tmp_path):
         np.testing.assert_array_equal(found, x[chosen])
 
 
-@pytest.mark.slow
+@pytest.mark.separate
 def test_imagenet_that_is_killed_goes_on_in_a_new_process(tmp_path):
     """A run of the command that is killed after an epoch, and run again."""
     command = [sys.executable, "-m", "benchmarks.imagenet", "--out"]

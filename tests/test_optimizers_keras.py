@@ -6,7 +6,7 @@ import pickle
 import keras
 import numpy as np
 import pytest
-from helpers import MODES, Table, piecewise
+from helpers import MODES, Table, piecewise, slow_on
 from keras import layers
 
 from keras_gradres.optimizers import AdaBound, Lookahead
@@ -47,10 +47,19 @@ def _values(model):
     return [np.array(v.numpy()) for v in (*model.variables, *model.optimizer.variables)]
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+# PyTorch takes long to compile one.
+COMPILED = "lookahead of adabound"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=slow_on("torch") if name == COMPILED else [])
+        for name in OPTIMIZERS
+    ],
+)
 def test_modes_train_alike(name):
-    # PyTorch takes long to compile one.
-    modes = MODES if name == "lookahead of adabound" else MODES[1:]
+    modes = MODES if name == COMPILED else MODES[1:]
     found = [_values(_fit(OPTIMIZERS[name](), mode)) for mode in modes]
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):

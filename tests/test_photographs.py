@@ -109,6 +109,7 @@ def test_average_precision_by_hand(tmp_path):
     assert measured["AP"] == pytest.approx(70)
 
 
+@pytest.mark.slow
 def test_example_finds_and_draws(tmp_path):
     require_extra("examples", "pycocotools")
     root = tmp_path / "raccoon"

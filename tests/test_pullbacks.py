@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import rules
-from helpers import frozen_state, gradients, to_numpy, vjp
+from helpers import at_once, frozen_state, gradients, to_numpy, vjp
 from keras import layers, ops
 
 from keras_gradres.layers import GradientResidual
@@ -23,7 +23,7 @@ def _setting(name, training):
         return graph.run(x + 0.0, training, second_order=second_order)
 
     run = frozen_state(layer, run)
-    shape = run().output.shape
+    shape = at_once(lambda: run().output).shape
     c = np.random.default_rng(2).normal(size=shape).astype("float32")
     return layer, x, run, ops.convert_to_tensor(c)
 
@@ -50,20 +50,21 @@ MOMENTS = ("batch norm", "layer norm", "group norm", "instance norm")
 @pytest.mark.parametrize(("name", "training"), CALLS)
 def test_pullback_is_the_derivative(name, training):
     layer, x, run, c = _setting(name, training)
-    found = run()
     plain = frozen_state(layer, lambda: layer(x + 0.0, training=training))
-    np.testing.assert_allclose(
-        to_numpy(found.output), to_numpy(plain()), rtol=1e-5, atol=1e-6
-    )
-    (expected,) = gradients(lambda: ops.sum(c * plain()), [x])
-    p = ops.broadcast_to(found.pull(c), x.shape)
-    size = np.abs(expected).max()
-    np.testing.assert_allclose(to_numpy(p), expected, rtol=0, atol=1e-5 * (1 + size))
     # A cotangent of batch size 1 gives what the same one for each sample gives.
-    single = ops.broadcast_to(found.pull(c[:1]), x.shape)
-    full = found.pull(ops.broadcast_to(c[:1], c.shape))
-    full = ops.broadcast_to(full, x.shape)
-    np.testing.assert_allclose(to_numpy(single), to_numpy(full), rtol=1e-4, atol=1e-5)
+    cotangents = [c, c[:1], ops.broadcast_to(c[:1], c.shape)]
+
+    def numbers():
+        found = run()
+        products = [ops.broadcast_to(found.pull(c), x.shape) for c in cotangents]
+        return [found.output, plain(), *products]
+
+    output, value, p, single, full = map(to_numpy, at_once(numbers))
+    np.testing.assert_allclose(output, value, rtol=1e-5, atol=1e-6)
+    (expected,) = gradients(lambda: ops.sum(c * plain()), [x])
+    size = np.abs(expected).max()
+    np.testing.assert_allclose(p, expected, rtol=0, atol=1e-5 * (1 + size))
+    np.testing.assert_allclose(single, full, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", SECOND_ORDER)
@@ -126,20 +127,20 @@ def test_gradient_through_a_normalization_by_differences(name):
 def test_half_precision(name, dtype, dtype_policy):
     # Of layers that compute in half precision: the numbers of float32, rounded.
     layer, values = rules.built(name)
-    c = np.random.default_rng(2).normal(size=layer(values).shape).astype("float32")
-    expected = (
-        Graph(layer)
-        .run(ops.convert_to_tensor(values), False)
-        .pull(ops.convert_to_tensor(c))
-    )
-    expected = to_numpy(ops.broadcast_to(expected, values.shape))
+    shape = at_once(lambda: layer(values)).shape
+    c = np.random.default_rng(2).normal(size=shape).astype("float32")
+
+    def product(layer, dtype):
+        run = Graph(layer).run(ops.cast(values, dtype), False)
+        p = ops.broadcast_to(run.pull(ops.cast(c, dtype)), values.shape)
+        return ops.cast(p, "float32")
+
+    expected = to_numpy(at_once(lambda: product(layer, "float32")))
     with dtype_policy(dtype):
         half, _ = rules.built(name)
     half.set_weights(layer.get_weights())
     compute = dtype.split("_")[1]
-    x = ops.cast(values, compute)
-    p = Graph(half).run(x, False).pull(ops.cast(c, compute))
-    p = to_numpy(ops.cast(ops.broadcast_to(p, values.shape), "float32"))
+    p = to_numpy(at_once(lambda: product(half, compute)))
     error = np.linalg.norm(p - expected) / np.linalg.norm(expected)
     assert error < {"float16": 5e-3, "bfloat16": 5e-2}[compute]
 
