@@ -104,3 +104,26 @@ def test_script_trains(kind):
     assert run.returncode == 0, run.stderr
     accuracy = re.search(r"accuracy on new points: ([0-9.]+) %", run.stdout)
     assert float(accuracy[1]) > 95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gal_regression", "gal_classification"])
+def test_comparison(name, tmp_path):
+    """Cut short; the two do the same on each backend, with the same code."""
+    if keras.backend.backend() != "jax":
+        pytest.skip("one backend is enough: all three would run the same lines")
+    require_extra("examples", "matplotlib", "sklearn", "scipy")
+    picture = tmp_path / "curves.png"
+    command = [sys.executable, FOLDER / f"{name}.py", "--seeds", "2", "--epochs", "2"]
+    run = subprocess.run(
+        [*command, "--output", picture], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    rows = [line.split("|") for line in run.stdout.splitlines() if line[:1] == "|"]
+    _, _, *numbers = rows
+    assert len(numbers) >= 3
+    # Of two seeds the worst is the mean + spread / sqrt(2).
+    for _, _, mean, spread, worst, *_ in numbers:
+        expected = float(mean) + float(spread) / np.sqrt(2)
+        assert float(worst) == pytest.approx(expected, abs=2e-3)
+    assert picture.stat().st_size > 10_000
