@@ -64,7 +64,7 @@ def pytest_report_header(config):
     selected = config.option.keyword or not all(map(os.path.isdir, config.args))
     if not selected:
         return (
-            "duration: minutes; with `-n 2` on two cores and -m \"not slow\" three on "
+            'duration: minutes; with `-n 2` on two cores and -m "not slow" three on '
             "PyTorch, and eight on TensorFlow, where nothing is cached"
         )
 
