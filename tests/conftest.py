@@ -64,8 +64,8 @@ def pytest_report_header(config):
     selected = config.option.keyword or not all(map(os.path.isdir, config.args))
     if not selected:
         return (
-            "duration: 5 to 15 minutes on one backend, with `-n 2` on two idle cores; "
-            "JAX takes longest, and half of that where its compilations are cached"
+            'duration: minutes; with `-n 2` on two cores and -m "not slow" three on '
+            "PyTorch, and eight on TensorFlow, where nothing is cached"
         )
 
 

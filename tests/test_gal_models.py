@@ -175,7 +175,9 @@ def test_resume_in_another_process(other_process):
 def test_loads_without_gal_for_inference(other_process):
     # Before the process has imported the package: its first lines assert that.
     folder, _, expected = other_process
-    np.testing.assert_allclose(np.load(folder / "predicted.npy"), expected, 1e-5)
+    found = np.load(folder / "predicted.npy")
+    assert found.shape == (2, 3)
+    np.testing.assert_allclose(found, expected, 1e-5)
 
 
 @pytest.mark.parametrize("given", [True, False])
