@@ -96,7 +96,7 @@ def parse():
     parser.add_argument("--frameworks", nargs="+", choices=FRAMEWORKS)
     parser.add_argument("--output", type=pathlib.Path, default="gpu.md")
     parser.add_argument(
-        "--tests", default="-m 'not slow' .", help="the arguments of pytest"
+        "--tests", default="-m 'not separate' .", help="the arguments of pytest"
     )
     parser.add_argument("--benchmarks", nargs="*", choices=BENCHMARKS)
     parser.add_argument("--rounds", type=int, help="of the benchmarks")
