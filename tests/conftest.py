@@ -67,8 +67,8 @@ def pytest_report_header(config):
     selected = config.option.keyword or not all(map(os.path.isdir, config.args))
     if not selected:
         return (
-            'duration: minutes; with `-n 2` on two cores and -m "not slow" three on '
-            "PyTorch, and eight on TensorFlow, where nothing is cached"
+            "duration: with `-n 2` on two cores, 9 to 15 minutes on one backend; "
+            '-m "not slow" takes about 3 minutes on PyTorch'
         )
 
 
