@@ -19,8 +19,8 @@ if os.environ.get("KERAS_BACKEND") not in BACKENDS:
 os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
 os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# On a CPU with AVX2 and without AVX-512, PyTorch 2.13 writes outside of its memory in the
-# gradient of a convolution of size 1 and stride 2 with fewer than 8 channels.
+# On a CPU with AVX2 and without AVX-512, PyTorch 2.13 writes outside of its memory in
+# the gradient of a convolution of size 1 and stride 2 with fewer than 8 channels.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX")
 # PyTorch's compiler otherwise starts processes of its own, which import PyTorch.
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
