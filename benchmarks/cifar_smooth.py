@@ -12,6 +12,7 @@ single seeds are apart here.
     python -m benchmarks.cifar_smooth --budget cpu --data FOLDER
 """
 
+from benchmarks.activations import EachActivation, with_each_activation
 from benchmarks.cifar import IDENTITY, Cifar, train
 from benchmarks.study import Study
 from benchmarks.tables import Compared
@@ -20,12 +21,8 @@ GAIN = {"residual": "gain", "second_order": True}
 SKIPS = {"identity": IDENTITY, "gain": GAIN, "identity, longer": IDENTITY}
 
 
-class CifarSmooth(Cifar):
-    variants = {
-        f"{skip}, {name}": {**arguments, "activation": name.lower()}
-        for name in ("SiLU", "ReLU")
-        for skip, arguments in SKIPS.items()
-    }
+class CifarSmooth(EachActivation, Cifar):
+    variants = with_each_activation(SKIPS)
     budgets = {
         "smoke": Cifar.budgets["smoke"]
         | {"variants": ["identity, SiLU", "gain, SiLU"]},
@@ -37,11 +34,7 @@ class CifarSmooth(Cifar):
     # interleaved pairs of steps with TensorFlow, in seconds of the processor.
     longer = 2.2
     columns = (Compared("error, %", "error", corrected=True, power=True),)
-    against = "identity with the same activation"
     note = "Gain is of second order."
-
-    def baseline_of(self, variant):
-        return f"identity, {variant.split(', ')[-1]}"
 
     def train(self, run, bar):
         return train(run, bar, self.parts, self.variants[run["variant"]])

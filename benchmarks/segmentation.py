@@ -20,6 +20,7 @@ noise, with exact masks. `short` is for a busy machine: images of half the size.
 import keras
 import numpy as np
 
+from benchmarks.activations import EachActivation, with_each_activation
 from benchmarks.curves import Panel, panel_of, pyplot
 from benchmarks.scenes import Scenes, confusion, mean_iou
 from benchmarks.study import Study
@@ -44,13 +45,9 @@ CPU = {
 }
 
 
-class Segmentation(Study):
+class Segmentation(EachActivation, Study):
     # Each skip with each activation within the blocks.
-    variants = {
-        f"{skip}, {name}": {**arguments, "activation": name.lower()}
-        for name in ("SiLU", "ReLU")
-        for skip, arguments in SKIPS.items()
-    }
+    variants = with_each_activation(SKIPS)
     budgets = {
         # Few and small, because it is compiling that takes the time.
         "smoke": {**CPU, "seeds": 1, "images": 80, "epochs": 4, "filters": 4}
@@ -70,15 +67,11 @@ class Segmentation(Study):
         Compared("mean IoU", last("iou"), 4),
         Compared("wrong pixels, %", "error", 2),
     )
-    against = "identity with the same activation"
     panels = (Panel("loss", "loss"), Panel("mean IoU", "iou"))
 
     def load(self):
         folder = None if self.budget == "smoke" else self.folder
         return Scenes(folder, self.settings["images"], self.settings["reduced"])
-
-    def baseline_of(self, variant):
-        return f"identity, {variant.split(', ')[-1]}"
 
     def train(self, run, bar):
         scenes = self.parts

@@ -67,7 +67,7 @@ def pytest_report_header(config):
     selected = config.option.keyword or not all(map(os.path.isdir, config.args))
     if not selected:
         return (
-            "duration: with `-n 2` on two cores, 9 to 15 minutes on one backend; "
+            "duration: with `-n 2` on two cores, 8 to 13 minutes on one backend; "
             '-m "not slow" takes about 3 minutes on PyTorch'
         )
 

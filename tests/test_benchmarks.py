@@ -43,8 +43,8 @@ SLOW = [
 ]
 
 
-def slow_on(backend):
-    here = keras.backend.backend() == backend
+def marks_of(name):
+    here = keras.backend.backend() == QUICK.get(name)
     return [pytest.mark.slow if here else pytest.mark.separate]
 
 
@@ -65,7 +65,7 @@ def run(name, folder, *arguments):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=slow_on(QUICK.get(name))) for name in (*QUICK, *SLOW)],
+    [pytest.param(name, marks=marks_of(name)) for name in (*QUICK, *SLOW)],
 )
 def test_smoke(name, tmp_path):
     if name == "detection":

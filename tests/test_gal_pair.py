@@ -212,7 +212,7 @@ def test_memory_is_bounded():
 
     others = calls()
     for _ in range(3):
-        for _ in range(2):
+        for _ in range(5):
             model.train_on_batch(X, Y)
             model.evaluate(X, Y, verbose=0)
         # The last of the evaluation.
