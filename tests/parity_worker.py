@@ -1,4 +1,4 @@
-"""Loads (or, the first time, makes) a model file, and writes what it computes."""
+"""Loads a model file, and writes what this backend computes with it."""
 
 import pathlib
 import sys
@@ -14,6 +14,14 @@ from keras_gradres.layers import (
     GradientResidualDense,
 )
 from keras_gradres.optimizers import GAL, Lookahead
+
+
+# An epsilon that is not small against rounding in the gradients.
+OPTIMIZERS = {
+    "sgd": lambda: keras.optimizers.SGD(0.1),
+    "adam": lambda: keras.optimizers.Adam(1e-2, epsilon=1e-2),
+}
+PARTS = (*OPTIMIZERS, "models")
 
 
 def make_model():
@@ -94,15 +102,17 @@ def models_numbers():
     return numbers
 
 
-def main(folder, optimizer):
-    path = folder / "model.keras"
-    if not path.exists():
-        keras.utils.set_random_seed(0)
-        model = make_model()
-        rng = np.random.default_rng(0)
-        for v in model.trainable_variables:
-            v.assign(v + 0.1 * rng.normal(size=v.shape))
-        model.save(path)
+def save_model(path):
+    keras.utils.set_random_seed(0)
+    model = make_model()
+    rng = np.random.default_rng(0)
+    for v in model.trainable_variables:
+        v.assign(v + 0.1 * rng.normal(size=v.shape))
+    model.save(path)
+
+
+def training_numbers(path, optimizer):
+    """What the model predicts, and becomes in a step; what GAL does with another."""
     model = keras.models.load_model(path)
     rng = np.random.default_rng(1)
     steps = rng.normal(size=(4, 5, 4)).astype("float32")
@@ -114,22 +124,22 @@ def main(folder, optimizer):
     for i, output in enumerate(model.predict(inputs, verbose=0)):
         numbers[f"predicted/{i}"] = output
     before = [v.numpy().copy() for v in model.trainable_variables]
-    # An epsilon that is not small against rounding in the gradients.
-    optimizer = {
-        "sgd": keras.optimizers.SGD(0.1),
-        "adam": keras.optimizers.Adam(1e-2, epsilon=1e-2),
-    }[optimizer]
-    model.compile(optimizer, "mse")
+    model.compile(optimizer(), "mse")
     numbers["loss"] = np.array(model.train_on_batch(inputs, targets)).ravel()[0]
     for i, v in enumerate(model.variables):
         if "seed" not in v.path:
             numbers[f"weights/{i}"] = np.array(v.numpy())
     for i, (v, old) in enumerate(zip(model.trainable_variables, before, strict=True)):
         numbers[f"before/{i}"], numbers[f"after/{i}"] = old, np.array(v.numpy())
-    numbers |= gal_numbers(optimizer.from_config(optimizer.get_config()))
-    numbers |= models_numbers()
-    np.savez(folder / f"{keras.backend.backend()}.npz", **numbers)
+    return numbers | gal_numbers(optimizer())
+
+
+def main(folder):
+    path = folder / "model.keras"
+    found = {name: training_numbers(path, make) for name, make in OPTIMIZERS.items()}
+    for part, numbers in (*found.items(), ("models", models_numbers())):
+        np.savez(folder / f"{keras.backend.backend()}-{part}.npz", **numbers)
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]), sys.argv[2])
+    main(pathlib.Path(sys.argv[1]))

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import typing
 
 import keras
 import pytest
@@ -14,6 +15,10 @@ require_studies("PIL", "matplotlib", "scipy", "skimage", "sklearn", "tqdm")
 from PIL import Image  # noqa: E402
 
 from benchmarks import data  # noqa: E402
+from benchmarks.cifar import Cifar  # noqa: E402
+from benchmarks.curves import Panel  # noqa: E402
+from benchmarks.study import Study  # noqa: E402
+from benchmarks.tables import Compared, last  # noqa: E402
 
 # Where tox runs a study's smoke; elsewhere it is `separate`. It shows that the study's
 # machinery works, which is the same on each backend.
@@ -81,37 +86,85 @@ def test_smoke(name, tmp_path):
         assert image.size[0] > 300
 
 
-@pytest.mark.slow
-def test_resumes_where_it_was_interrupted(tmp_path):
-    assert run("convergence", tmp_path).returncode == 0
-    path = tmp_path / "convergence.jsonl"
+class Halving(Study):
+    """A loss that is halved in each step; nothing is trained."""
+
+    variants: typing.ClassVar = {"slow": 1.0, "fast": 2.0}
+    baseline = "slow"
+    budgets: typing.ClassVar = {"smoke": {"seeds": 2, "steps": 3}}
+    columns = (Compared("loss", last("loss"), 4),)
+    panels = (Panel("loss", "loss"),)
+
+    def train(self, run, bar):
+        trained.append((run["variant"], run["seed"]))
+        rate = self.variants[run["variant"]]
+        return {"loss": [(1 + run["seed"]) / 2 ** (rate * i) for i in range(4)]}
+
+
+trained: list = []
+
+
+def halving(folder, monkeypatch, *arguments):
+    """Runs it as the command does; returns what it trains, and its file."""
+    trained.clear()
+    monkeypatch.setattr(sys, "argv", ["", "--out", str(folder), *arguments])
+    Halving.main()
+    return list(trained), folder / "halving.jsonl"
+
+
+@pytest.fixture
+def out(tmp_path, monkeypatch):
+    """The folder of a study that is called as its module."""
+    monkeypatch.setattr(sys.modules[__name__].__spec__, "name", "benchmarks.halving")
+    return tmp_path
+
+
+def test_resumes_where_it_was_interrupted(out, monkeypatch):
+    _, path = halving(out, monkeypatch)
     lines = path.read_text().splitlines(keepends=True)
     records = [json.loads(line) for line in lines]
     assert sum("environment" in record for record in records) == 1
     path.write_text("".join(lines[:-2]) + lines[-2][:50])  # Within a write.
-    assert run("convergence", tmp_path).returncode == 0
+    assert halving(out, monkeypatch)[0] == [("slow", 1), ("fast", 1)]
     resumed = [json.loads(line) for line in path.read_text().splitlines()]
     assert resumed[: len(lines) - 2] == records[:-2]
     assert "environment" in resumed[len(lines) - 2]
     assert [r["run"] for r in resumed[len(lines) - 1 :]] == [
         r["run"] for r in records[-2:]
     ]
+    assert halving(out, monkeypatch)[0] == []
     # Only the seed that is new.
-    assert run("convergence", tmp_path, "--seeds", "3").returncode == 0
-    added = [json.loads(line) for line in path.read_text().splitlines()[len(resumed) :]]
-    assert {r["run"]["seed"] for r in added if "run" in r} == {2}
-    # Another backend's results are not taken for one's own.
+    found, _ = halving(out, monkeypatch, "--seeds", "3")
+    assert found == [("slow", 2), ("fast", 2)]
+
+
+def test_results_of_another_backend_are_not_taken_for_ones_own(out, monkeypatch):
+    _, path = halving(out, monkeypatch)
     backend = keras.backend.backend()
     path.write_text(path.read_text().replace(f'"{backend}"', '"another"'))
-    found = run("convergence", tmp_path)
-    assert found.returncode != 0
-    assert "has results of ['another']" in found.stderr
+    with pytest.raises(ValueError, match=r"has results of \['another'\]"):
+        halving(out, monkeypatch)
 
 
-@pytest.mark.slow
+def test_report(out, monkeypatch):
+    """1/8 and 2/8 at the end of the slow one, 1/64 and 2/64 of the fast one."""
+    halving(out, monkeypatch)
+    heading, table, footnote, made = (out / "halving.md").read_text().split("\n\n")
+    assert heading == "2 seeds"
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
+    assert [row[:2] for row in rows] == [
+        ["slow", "0.1875 ± 0.0625"],
+        ["fast", "0.0234 ± 0.0078"],
+    ]
+    assert footnote.startswith("± is the standard error; p that of the paired t-test")
+    backend = keras.backend.backend()
+    assert f"`KERAS_BACKEND={backend} python -m benchmarks.halving --out" in made
+    with Image.open(out / "halving.png") as image:
+        assert image.size[0] > 300
+
+
 def test_missing_data_is_named(tmp_path):
-    found = run("cifar", tmp_path, "--budget", "cpu", "--data", str(tmp_path))
-    assert found.returncode != 0
-    assert f"There is no 'cifar10' in {tmp_path}" in found.stderr
+    with pytest.raises(FileNotFoundError, match=f"no 'cifar10' in {tmp_path}"):
+        Cifar(["--budget", "cpu", "--data", str(tmp_path), "--out", str(tmp_path)]).load()
     with pytest.raises(FileNotFoundError, match="as --data or in the environment"):
         data.images(None, "set5")
