@@ -15,7 +15,6 @@ from keras_gradres.layers import (
 )
 from keras_gradres.optimizers import GAL, Lookahead
 
-
 # An epsilon that is not small against rounding in the gradients.
 OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(0.1),

@@ -164,7 +164,9 @@ def test_report(out, monkeypatch):
 
 
 def test_missing_data_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=f"no 'cifar10' in {tmp_path}"):
-        Cifar(["--budget", "cpu", "--data", str(tmp_path), "--out", str(tmp_path)]).load()
+    folder = str(tmp_path)
+    study = Cifar(["--budget", "cpu", "--data", folder, "--out", folder])
+    with pytest.raises(FileNotFoundError, match=f"no 'cifar10' in {folder}"):
+        study.load()
     with pytest.raises(FileNotFoundError, match="as --data or in the environment"):
         data.images(None, "set5")

@@ -62,7 +62,8 @@ def results(request):
     missing = [p for p in (request.param, "jax") if importlib.util.find_spec(p) is None]
     if missing:
         pytest.skip(f"not installed here: {missing}")
-    folder, outputs = request.getfixturevalue("expected")  # Not made where it is skipped.
+    # Only here, because it is not wanted where this is skipped.
+    folder, outputs = request.getfixturevalue("expected")
     run = subprocess.run(
         [sys.executable, str(WORKER), str(folder)],
         env={**os.environ, "KERAS_BACKEND": request.param},
