@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 PAGES = sorted(BENCHMARKS.glob("results/*.md"))
 # They need a GPU or more time.
-NOT_RUN = {"imagenet", "cifar_large", "cifar_smooth"}
+NOT_RUN = {"imagenet", "cifar_large"}
 # The rest of docs/ has links to what the build of the site makes, and it looks at them.
 READ_IN_PLACE = ("choosing", "conversion", "devices", "exports")
 TEXTS = [
