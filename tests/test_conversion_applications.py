@@ -73,6 +73,7 @@ def test_densenet_has_no_sums():
         convert(model)
 
 
+@pytest.mark.slow
 def test_loads_in_a_new_process_on_each_backend(tmp_path):
     pytest.importorskip("jax")
     pytest.importorskip("tensorflow")

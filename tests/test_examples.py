@@ -28,6 +28,7 @@ def _run(code):
     return names
 
 
+@pytest.mark.slow
 def test_first_lines_of_the_readme_learn():
     code = _blocks_of_the_readme()[0]
     assert len(code.strip().splitlines()) <= 16
@@ -36,6 +37,7 @@ def test_first_lines_of_the_readme_learn():
     assert error < 0.05 * np.var(names["y"])
 
 
+@pytest.mark.slow
 def test_gal_of_the_readme():
     (code,) = [c for c in _blocks_of_the_readme() if "Diagnostics" in c]
     names = _run(code)
@@ -94,10 +96,8 @@ def test_converted_resnet(monkeypatch, capsys):
     assert "mean of 1 seeds" in example["verdict"](errors, ratio)
 
 
-# The loop is that of the quick test above.
-@pytest.mark.parametrize(
-    "kind", [pytest.param("custom_loop", marks=pytest.mark.slow), "distributed"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["custom_loop", "distributed"])
 def test_script_trains(kind):
     script = FOLDER / f"{kind}_{keras.backend.backend()}.py"
     run = subprocess.run([sys.executable, script], capture_output=True, text=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from export_cases import BACKEND, FORMATS, LIMITS
 from export_models import MODELS, PLAIN, VARIANTS
-from helpers import ROOT, keras_before, require_extra
+from helpers import ROOT, keras_before, require_extra, slow_on
 from keras import layers, ops
 
 from keras_gradres.layers import GradientResidual
@@ -28,11 +28,16 @@ def _separate(form, name):
     return BACKEND == "jax" or name == "EDSR" or form in ("LiteRT", "OpenVINO")
 
 
+def _marks(form, name, variant="second order"):
+    if _separate(form, name):
+        return [pytest.mark.separate]
+    # One model is enough to try each form, and strict traces take longer.
+    quick = (name, variant) == ("MLP, tanh", "second order") and "strict" not in form
+    return [] if quick else [pytest.mark.slow]
+
+
 def _params(pairs):
-    return [
-        pytest.param(*p, marks=[pytest.mark.separate] if _separate(*p[:2]) else [])
-        for p in pairs
-    ]
+    return [pytest.param(*p, marks=_marks(*p)) for p in pairs]
 
 
 def _need(form):
@@ -125,7 +130,9 @@ FALLBACKS = {
 @pytest.mark.parametrize(
     "form", dict.fromkeys(form for form, _ in export_cases.pairs())
 )
-@pytest.mark.parametrize("name", FALLBACKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param("LSTM", marks=slow_on("tensorflow")), "Lambda"]
+)
 def test_an_export_that_cannot_be_names_the_layer(form, name, tmp_path):
     limit = LIMITS.get((BACKEND, form, "MLP, tanh"))
     if limit is not None:
@@ -139,8 +146,9 @@ def test_an_export_that_cannot_be_names_the_layer(form, name, tmp_path):
         _check(model, form, tmp_path, [shape])
 
 
-def test_a_fallback_still_predicts_and_trains_after_a_failed_export(tmp_path):
-    model = _fallback(FALLBACKS["LSTM"]())
+@pytest.mark.parametrize("name", [pytest.param("LSTM", marks=slow_on("tensorflow"))])
+def test_a_fallback_still_predicts_and_trains_after_a_failed_export(name, tmp_path):
+    model = _fallback(FALLBACKS[name]())
     x = export_models.inputs((2, 5, 4))
     before = model.predict(x, verbose=0)
     with pytest.raises(Exception):  # noqa: B017, PT011

@@ -162,6 +162,7 @@ def other_process(tmp_path_factory):
     return folder, whole, predicting.predict(np.ones((2, 6)), verbose=0)
 
 
+@pytest.mark.slow
 def test_resume_in_another_process(other_process):
     folder, expected, _ = other_process
     found = dict(np.load(folder / "resumed.npz"))
@@ -172,6 +173,7 @@ def test_resume_in_another_process(other_process):
         )
 
 
+@pytest.mark.slow
 def test_loads_without_gal_for_inference(other_process):
     # Before the process has imported the package: its first lines assert that.
     folder, _, expected = other_process

@@ -123,6 +123,7 @@ def interrupted(make, train, test, folder):
     return records
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_imagenet_goes_on_to_the_same_numbers(tmp_path, policy, dtype_policy):
     root = shapes.folder_of_classes(tmp_path)

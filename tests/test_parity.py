@@ -15,6 +15,8 @@ import pytest
 from conftest import BACKENDS
 from parity_worker import OPTIMIZERS, PARTS, save_model
 
+# Three processes, each of which imports its backend and compiles with it.
+pytestmark = pytest.mark.slow
 WORKER = pathlib.Path(__file__).with_name("parity_worker.py")
 MISSING = [name for name in BACKENDS if importlib.util.find_spec(name) is None]
 
