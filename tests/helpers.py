@@ -22,7 +22,7 @@ def slow_on(*backends):
     return [pytest.mark.slow] if keras.backend.backend() in backends else []
 
 
-# PyTorch calls a C++ compiler. `test_reference` of GAL is the quick one that does.
+# PyTorch calls a C++ compiler. `test_compile.py` has the quick test that does.
 EACH_MODE = [pytest.param(MODES[0], marks=slow_on("torch")), *MODES[1:]]
 
 

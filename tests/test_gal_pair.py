@@ -201,6 +201,7 @@ def test_validation_changes_nothing():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_memory_is_bounded():
     model = _model()
     gal = GAL("sgd", alpha=0.5)

@@ -177,6 +177,7 @@ def _results(folder):
     return [r["result"] for r in map(json.loads, lines) if "result" in r]
 
 
+@pytest.mark.slow
 def test_cifar_goes_on_to_the_same_numbers(tmp_path):
     (x, y), (x_test, y_test) = cifar_large.made_up()
     train = large.Images(x, y, 32, 16, large.moved_window, seed=0)

@@ -39,6 +39,7 @@ def imported():
     return json.loads(run.stdout)
 
 
+@pytest.mark.slow
 def test_import_adds_only_the_package(imported):
     # Neither a backend (the active one is there with Keras) nor anything else.
     modules, _, _ = imported
@@ -50,6 +51,7 @@ def test_import_adds_only_the_package(imported):
     assert inner == {f"keras_gradres.backend.{active}"}
 
 
+@pytest.mark.slow
 def test_import_has_no_side_effects_and_takes_no_time(imported):
     # Keras itself takes seconds.
     _, seconds, unchanged = imported
