@@ -1,7 +1,9 @@
 """What several test files need."""
 
 import importlib.util
+import os
 import pathlib
+import subprocess
 import sys
 
 import keras
@@ -54,6 +56,26 @@ def require_studies(*modules):
     """Makes `benchmarks` importable; skips where what it needs is not installed."""
     importable()
     require_extra("bench", *modules)
+
+
+def run_together(scripts):
+    """Runs scripts at the same time, and asserts that each of them succeeds.
+
+    They are pairs: the script and its arguments, and what is set in its environment.
+    """
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, **environment},
+        )
+        for arguments, environment in scripts
+    ]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    for process, output in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, output
 
 
 def at_once(function):

@@ -104,52 +104,52 @@ class Halving(Study):
 trained: list = []
 
 
-def halving(folder, monkeypatch, *arguments):
-    """Runs it as the command does; returns what it trains, and its file."""
-    trained.clear()
-    monkeypatch.setattr(sys, "argv", ["", "--out", str(folder), *arguments])
-    Halving.main()
-    return list(trained), folder / "halving.jsonl"
-
-
 @pytest.fixture
-def out(tmp_path, monkeypatch):
-    """The folder of a study that is called as its module."""
+def halving(tmp_path, monkeypatch):
+    """A function that runs it as its command does, and returns what it trains."""
     monkeypatch.setattr(sys.modules[__name__].__spec__, "name", "benchmarks.halving")
-    return tmp_path
+
+    def main(*arguments):
+        trained.clear()
+        monkeypatch.setattr(sys, "argv", ["", "--out", str(tmp_path), *arguments])
+        Halving.main()
+        return list(trained)
+
+    return main
 
 
-def test_resumes_where_it_was_interrupted(out, monkeypatch):
-    _, path = halving(out, monkeypatch)
+def test_resumes_where_it_was_interrupted(halving, tmp_path):
+    halving()
+    path = tmp_path / "halving.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     records = [json.loads(line) for line in lines]
     assert sum("environment" in record for record in records) == 1
     path.write_text("".join(lines[:-2]) + lines[-2][:50])  # Within a write.
-    assert halving(out, monkeypatch)[0] == [("slow", 1), ("fast", 1)]
+    assert halving() == [("slow", 1), ("fast", 1)]
     resumed = [json.loads(line) for line in path.read_text().splitlines()]
     assert resumed[: len(lines) - 2] == records[:-2]
     assert "environment" in resumed[len(lines) - 2]
     assert [r["run"] for r in resumed[len(lines) - 1 :]] == [
         r["run"] for r in records[-2:]
     ]
-    assert halving(out, monkeypatch)[0] == []
+    assert halving() == []
     # Only the seed that is new.
-    found, _ = halving(out, monkeypatch, "--seeds", "3")
-    assert found == [("slow", 2), ("fast", 2)]
+    assert halving("--seeds", "3") == [("slow", 2), ("fast", 2)]
 
 
-def test_results_of_another_backend_are_not_taken_for_ones_own(out, monkeypatch):
-    _, path = halving(out, monkeypatch)
+def test_results_of_another_backend_are_not_taken_for_ones_own(halving, tmp_path):
+    halving()
+    path = tmp_path / "halving.jsonl"
     backend = keras.backend.backend()
     path.write_text(path.read_text().replace(f'"{backend}"', '"another"'))
     with pytest.raises(ValueError, match=r"has results of \['another'\]"):
-        halving(out, monkeypatch)
+        halving()
 
 
-def test_report(out, monkeypatch):
+def test_report(halving, tmp_path):
     """1/8 and 2/8 at the end of the slow one, 1/64 and 2/64 of the fast one."""
-    halving(out, monkeypatch)
-    heading, table, footnote, made = (out / "halving.md").read_text().split("\n\n")
+    halving()
+    heading, table, footnote, made = (tmp_path / "halving.md").read_text().split("\n\n")
     assert heading == "2 seeds"
     rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
     assert [row[:2] for row in rows] == [
@@ -159,14 +159,14 @@ def test_report(out, monkeypatch):
     assert footnote.startswith("± is the standard error; p that of the paired t-test")
     backend = keras.backend.backend()
     assert f"`KERAS_BACKEND={backend} python -m benchmarks.halving --out" in made
-    with Image.open(out / "halving.png") as image:
+    with Image.open(tmp_path / "halving.png") as image:
         assert image.size[0] > 300
 
 
 def test_missing_data_is_named(tmp_path):
     folder = str(tmp_path)
     study = Cifar(["--budget", "cpu", "--data", folder, "--out", folder])
-    with pytest.raises(FileNotFoundError, match=f"no 'cifar10' in {folder}"):
+    with pytest.raises(FileNotFoundError, match=f"There is no 'cifar10' in {folder}"):
         study.load()
     with pytest.raises(FileNotFoundError, match="as --data or in the environment"):
         data.images(None, "set5")

@@ -5,17 +5,15 @@ What a device computes of its own part of the batch is another matter: the granu
 devices must agree with each other, and the numbers are near those of one device.
 """
 
-import os
 import pathlib
 import socket
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
+from helpers import run_together
 
-# The example of `test_examples.py` on several devices is the quick one.
+# Each engine has processes of its own.
 pytestmark = pytest.mark.slow
 WORKER = pathlib.Path(__file__).with_name("distribution_worker.py")
 BACKEND = keras.backend.backend()
@@ -36,19 +34,11 @@ def _run(folder, engine, devices, ranks=()):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    processes = [
-        subprocess.Popen(
-            [sys.executable, WORKER, folder, engine, str(devices), *more],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+    arguments = [WORKER, folder, engine, str(devices)]
+    run_together(
+        ([*arguments, *more], {"OMP_NUM_THREADS": "1"})
         for more in ([[str(rank), port] for rank in ranks] or [[]])
-    ]
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    for process, output in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, output
+    )
     return {path.stem: dict(np.load(path)) for path in folder.glob("*.npz")}
 
 

@@ -127,12 +127,15 @@ FALLBACKS = {
 }
 
 
+each_fallback = pytest.mark.parametrize(
+    "name", [pytest.param("LSTM", marks=slow_on("tensorflow")), "Lambda"]
+)
+
+
 @pytest.mark.parametrize(
     "form", dict.fromkeys(form for form, _ in export_cases.pairs())
 )
-@pytest.mark.parametrize(
-    "name", [pytest.param("LSTM", marks=slow_on("tensorflow")), "Lambda"]
-)
+@each_fallback
 def test_an_export_that_cannot_be_names_the_layer(form, name, tmp_path):
     limit = LIMITS.get((BACKEND, form, "MLP, tanh"))
     if limit is not None:
@@ -146,7 +149,7 @@ def test_an_export_that_cannot_be_names_the_layer(form, name, tmp_path):
         _check(model, form, tmp_path, [shape])
 
 
-@pytest.mark.parametrize("name", [pytest.param("LSTM", marks=slow_on("tensorflow"))])
+@each_fallback
 def test_a_fallback_still_predicts_and_trains_after_a_failed_export(name, tmp_path):
     model = _fallback(FALLBACKS[name]())
     x = export_models.inputs((2, 5, 4))
@@ -156,6 +159,7 @@ def test_a_fallback_still_predicts_and_trains_after_a_failed_export(name, tmp_pa
     np.testing.assert_array_equal(model.predict(x, verbose=0), before)
     model.compile("sgd", "mse")
     model.fit(x, x, verbose=0)
+    assert np.abs(model.predict(x, verbose=0) - before).max() > 1e-4
 
 
 def test_the_docs_have_the_table_of_the_tests():

@@ -5,14 +5,12 @@ trains one step; all three at the same time. Skipped where not all are installed
 """
 
 import importlib.util
-import os
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from conftest import BACKENDS
+from helpers import run_together
 from parity_worker import OPTIMIZERS, PARTS, save_model
 
 # Three processes, each of which imports its backend and compiles with it.
@@ -28,18 +26,7 @@ def folder(tmp_path_factory):
         pytest.skip(f"not installed here: {MISSING}")
     folder = tmp_path_factory.mktemp("parity")
     save_model(folder / "model.keras")
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(WORKER), str(folder)],
-            env={**os.environ, "KERAS_BACKEND": name},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for name in BACKENDS
-    ]
-    for process in processes:
-        _, errors = process.communicate()
-        assert process.returncode == 0, errors
+    run_together(([WORKER, folder], {"KERAS_BACKEND": name}) for name in BACKENDS)
     return folder
 
 
