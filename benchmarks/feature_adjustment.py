@@ -4,13 +4,16 @@ In the place of dl/dz the last layer and what is below it get what a ridge regre
 dl/dz on the features leaves (`feature_network.py`). Beside it: either of the two alone,
 label smoothing, and K-FAC in the last layer.
 
-Perceptrons on half of scikit-learn's digits and on California housing, and a small
-convolutional network on CIFAR-10, reduced to 16 x 16; SGD with momentum and Adam, each
+Perceptrons on half of scikit-learn's digits and on California housing; a small
+convolutional network and ResNet-20 on CIFAR-10, reduced to 16 x 16; a U-Net on CamVid,
+reduced to 80 x 60, where each pixel is a sample. SGD with momentum and Adam, each
 method at its own best rates (`tuned.py`). "equal time": where a step of a method takes
 longer, after as many fewer steps.
 
     KERAS_BACKEND=jax python -m benchmarks.feature_adjustment --budget cpu --data FOLDER
     KERAS_BACKEND=jax python -m benchmarks.feature_adjustment --budget cifar ...
+    KERAS_BACKEND=torch python -m benchmarks.feature_adjustment --budget resnet ...
+    KERAS_BACKEND=torch python -m benchmarks.feature_adjustment --budget camvid ...
 """
 
 import collections
@@ -18,10 +21,11 @@ import collections
 import keras
 import numpy as np
 
-from benchmarks import data
+from benchmarks import data, together
 from benchmarks.curves import Panel
 from benchmarks.feature_network import METHODS, OURS, PLAIN, Network, body
 from benchmarks.rounds import ratio
+from benchmarks.scenes import Scenes, confusion, mean_iou
 from benchmarks.tables import Value, table
 from benchmarks.tuned import grid
 from benchmarks.tuned_study import Relative, TunedStudy
@@ -30,16 +34,25 @@ MAIN = [PLAIN, "label smoothing", OURS, "K-FAC, last layer, 0.01"]
 FEW = [PLAIN, OURS, "K-FAC, last layer, 0.01"]
 RATES = {"SGD": grid(0.01, 7), "Adam": grid(0.001, 6)}
 Task = collections.namedtuple(
-    "Task", "methods batch steps early evaluations shape classes trained"
+    "Task",
+    "methods batch steps early evaluations shape classes trained schedule",
+    defaults=(None, None),
 )
 # The methods by optimizer; what "early" is; the classes, or 0 for a regression; how
-# many samples are trained on, or None where the test set is fixed.
+# many samples are trained on, or None where the test set is fixed; the schedule of the
+# rates.
 TASKS = {
     "digits": Task(
         {"SGD": list(METHODS), "Adam": MAIN}, 64, 400, 48, 50, (64,), 10, 898
     ),
     "california": Task({"Adam": FEW}, 128, 600, 60, 20, (8,), 0, 16_000),
-    "cifar10": Task({"Adam": MAIN}, 128, 300, 60, 10, (16, 16, 3), 10, None),
+    "cifar10": Task({"Adam": MAIN}, 128, 300, 60, 10, (16, 16, 3), 10),
+    "resnet20": Task(
+        {"SGD": MAIN}, 64, 470, 94, 5, (16, 16, 3), 10, schedule=together.cosine
+    ),
+    "camvid": Task(
+        {"Adam": MAIN}, 8, 460, 92, 5, (60, 80, 3), 11, schedule=together.cosine
+    ),
 }
 TESTED = 2500
 
@@ -48,10 +61,15 @@ class FeatureAdjustment(TunedStudy):
     variants = METHODS
     baseline = PLAIN
     budgets = {
-        "smoke": {"seeds": 1, "tasks": ["digits"], "rates": 1, "shorter": 5}
-        | {"optimizers": ["SGD"], "methods": [PLAIN, OURS]},
+        "smoke": {"seeds": 1, "tasks": ["digits"], "rates": (0, 1), "shorter": 5}
+        | {"optimizers": ["SGD"], "methods": [PLAIN, OURS], "timed": (3, 5)},
         "cpu": {"seeds": 24, "tuning_seeds": 8, "tasks": ["digits", "california"]},
-        "cifar": {"seeds": 24, "tuning_seeds": 6, "tasks": ["cifar10"], "rates": 4},
+        "cifar": {"seeds": 24, "tuning_seeds": 6, "tasks": ["cifar10"]}
+        | {"rates": (0, 4), "timed": (41, 5)},
+        "resnet": {"seeds": 8, "tuning_seeds": 2, "tasks": ["resnet20"]}
+        | {"rates": (2, 6), "timed": (21, 4), "longest": 1},
+        "camvid": {"seeds": 10, "tuning_seeds": 3, "tasks": ["camvid"]}
+        | {"rates": (1, 5), "timed": (21, 4), "longest": 1},
     }
     cost = "time, in steps of the plain optimizer"
     has_data = True
@@ -87,7 +105,7 @@ class FeatureAdjustment(TunedStudy):
         return self.settings.get("methods", methods)
 
     def rates_of(self, group):
-        return RATES[group["optimizer"]][: self.settings.get("rates")]
+        return RATES[group["optimizer"]][slice(*self.settings.get("rates", (None,)))]
 
     def batch_size(self, run):
         return run.get("batch", TASKS[run["task"]].batch)
@@ -100,8 +118,14 @@ class FeatureAdjustment(TunedStudy):
             "digits": data.digits,
             "california": lambda: data.california(self.folder),
             "cifar10": lambda: data.small_cifar10(self.folder),
+            "resnet20": lambda: data.small_cifar10(self.folder),
+            "camvid": self.scenes,
         }
         return {task: loaders[task]() for task in self.settings["tasks"]}
+
+    def scenes(self):
+        found = Scenes(self.folder, 0, reduced=2)
+        return found.train, found.test
 
     def split(self, run, seed):
         task, parts = run["task"], self.parts[run["task"]]
@@ -113,10 +137,26 @@ class FeatureAdjustment(TunedStudy):
     def make(self, run, seed):
         task = TASKS[run["task"]]
         arguments = METHODS[run["variant"]]
-        network = Network(body(run["task"], task.shape), task.classes, **arguments)
+        ignored = data.CAMVID_UNLABELLED if run["task"] == "camvid" else None
+        features = body(run["task"], task.shape)
+        network = Network(features, task.classes, ignored=ignored, **arguments)
         options = {"momentum": 0.9} if run["optimizer"] == "SGD" else {}
         network.compile(getattr(keras.optimizers, run["optimizer"])(0.01, **options))
         return network
+
+    def fit(self, run, seeds, bar=None, **options):
+        schedule = TASKS[run["task"]].schedule
+        return super().fit(run, seeds, bar, schedule=schedule, **options)
+
+    def measure(self, run, found, model):
+        if run["task"] != "camvid":
+            return super().measure(run, found, model)
+        _, (_, truth) = self.split(run, run["seed"])
+        counts = [
+            confusion(truth, outputs.argmax(-1), 11, data.CAMVID_UNLABELLED)
+            for outputs in found["predictions"]
+        ]
+        return {"errors": np.array([100 * (1 - mean_iou(each)) for each in counts])}
 
     def measures_of(self, group):
         """Early and at the end: after so many steps, and after their time."""
@@ -165,8 +205,7 @@ class FeatureAdjustment(TunedStudy):
     def time(self, runs, bar):
         (run,) = runs
         optimizer = next(iter(TASKS[run["task"]].methods))
-        rounds = 3 if self.budget == "smoke" else 41
-        steps = 5 if self.budget in ("smoke", "cifar") else 20
+        rounds, steps = self.settings.get("timed", (41, 20))
         timed = {**run, "optimizer": optimizer, "rounds": rounds}
         return [self.seconds(timed, self.variants_of(timed), [0], steps)]
 

@@ -13,6 +13,8 @@ with the statistics of one batch. Its use below that layer is the question.
 import keras
 from keras import layers, ops
 
+from keras_gradres import models
+
 PLAIN, OURS = "plain", "adjusted"
 # Where the adjustment is used, the label smoothing, and the damping of K-FAC.
 METHODS = {
@@ -24,6 +26,13 @@ METHODS = {
     "K-FAC, last layer, 0.01": {"kfac": 0.01},
     "K-FAC, last layer, 0.001": {"kfac": 0.001},
     "adjusted, label smoothing": {"last": True, "below": True, "smoothing": 0.1},
+}
+
+# Networks of the library with identity skips, for the tasks of this name. A last layer
+# replaces theirs, a convolution of size 1 in that of images.
+PUBLISHED = {
+    "resnet20": lambda: models.ResNet(20, residual="identity"),
+    "camvid": lambda: models.UNet(11, filters=8, residual="identity"),
 }
 
 
@@ -64,19 +73,30 @@ def preconditioned(gradient, a, g, damping):
 class Network(keras.Model):
     """A body and a last layer, whose gradients are what the method says.
 
+    Of an image with a class for each pixel, each pixel is a sample.
+
     Args:
-        body: A model that returns the features, (N, p).
+        body: A model that returns the features, (N, p) or (N, height, width, p).
         classes: Their number, or 0 for one output and the squared error.
         last, below: Whether the last layer and the body get the adjusted gradient.
         smoothing: That of the labels.
         kfac: The damping of K-FAC in the last layer, or None.
+        ignored: The label of the samples that do not count, or None.
     """
 
     def __init__(
-        self, body, classes, last=False, below=False, smoothing=0.0, kfac=None
+        self,
+        body,
+        classes,
+        last=False,
+        below=False,
+        smoothing=0.0,
+        kfac=None,
+        ignored=None,
     ):
         super().__init__()
         self.body, self.classes, self.smoothing = body, classes, smoothing
+        self.ignored = ignored
         self.adjusts_last, self.adjusts_below, self.kfac = last, below, kfac
         self.outputs_count = classes or 1
         self.last = layers.Dense(self.outputs_count)
@@ -98,19 +118,21 @@ class Network(keras.Model):
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
+        y_pred = ops.reshape(y_pred, (-1, y_pred.shape[-1]))
         if not training:
             y_pred = ops.pad(y_pred, [[0, 0], [0, self.body.output_shape[-1]]])
         z, below = ops.split(y_pred, [self.outputs_count], -1)
-        loss, gradient = self._loss(y, ops.stop_gradient(z))
+        y, counted = self._counted(ops.reshape(y, (-1, 1)), z.dtype)
+        loss, gradient = self._loss(y, ops.stop_gradient(z), counted)
         ones = ops.ones_like(below[:, :1])
-        features = ops.stop_gradient(ops.concatenate([below, ones], -1))
+        features = counted * ops.stop_gradient(ops.concatenate([below, ones], -1))
         better = gradient
         if self.adjusts_last or self.adjusts_below:
             better = adjusted(gradient, features)
         at_last = better if self.adjusts_last else gradient
         weights = ops.matmul(ops.transpose(features), at_last)
         if self.kfac:
-            weights = self._preconditioned(weights, features, z)
+            weights = self._preconditioned(weights, features, z, counted)
         kernel = ops.stop_gradient(ops.convert_to_tensor(self.last.kernel))
         at_features = ops.matmul(
             better if self.adjusts_below else gradient, ops.transpose(kernel)
@@ -120,24 +142,31 @@ class Network(keras.Model):
         linear += ops.sum(weights[-1] * self.last.bias) + ops.sum(at_features * below)
         return linear + loss - ops.stop_gradient(linear)
 
-    def _loss(self, y, z):
+    def _counted(self, y, dtype):
+        """The targets, and for each sample 1, or 0 where it does not count, (N, 1)."""
+        if self.ignored is None:
+            return y, ops.ones_like(y, dtype)
+        counts = y != self.ignored
+        return ops.where(counts, y, 0), ops.cast(counts, dtype)
+
+    def _loss(self, y, z, counted):
         """The mean loss, and its gradient."""
-        count = ops.cast(ops.shape(z)[0], z.dtype)
+        count = ops.sum(counted)
         if not self.classes:
             wrong = z - ops.cast(y, z.dtype)
             return ops.mean(wrong**2), 2 * wrong / count
-        truth = ops.one_hot(ops.cast(y, "int32"), self.classes)
+        truth = ops.one_hot(ops.cast(y[:, 0], "int32"), self.classes)
         truth = truth * (1 - self.smoothing) + self.smoothing / self.classes
-        loss = -ops.sum(truth * ops.log_softmax(z)) / count
-        return loss, (ops.softmax(z) - truth) / count
+        loss = -ops.sum(counted * truth * ops.log_softmax(z)) / count
+        return loss, counted * (ops.softmax(z) - truth) / count
 
-    def _preconditioned(self, weights, features, z):
+    def _preconditioned(self, weights, features, z, counted):
         """By K-FAC, with exponential means; at the outputs that of Gauss-Newton."""
-        count = ops.cast(ops.shape(z)[0], z.dtype)
-        p = ops.stop_gradient(ops.softmax(z))
+        count = ops.sum(counted)
+        p = counted * ops.stop_gradient(ops.softmax(z))
         g = ops.ones((1, 1))
         if self.classes:
-            g = ops.diag(ops.mean(p, 0)) - ops.matmul(ops.transpose(p), p) / count
+            g = (ops.diag(ops.sum(p, 0)) - ops.matmul(ops.transpose(p), p)) / count
         new = [ops.matmul(ops.transpose(features), features) / count, g]
         for factor, value in zip(self.factors, new, strict=True):
             factor.assign(0.9 * factor + 0.1 * value)
@@ -162,6 +191,9 @@ def convolved(x, size, filters):
 
 def body(task, shape):
     """What returns the features, from inputs of this shape."""
+    if task in PUBLISHED:
+        network = PUBLISHED[task]()
+        return keras.Model(network.input, network.layers[-1].input)
     inputs = keras.Input(shape)
     x = inputs
     if task == "cifar10":

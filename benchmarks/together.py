@@ -50,19 +50,23 @@ def train(
         diagnostics then, as `remainder`, `accepted` and so on, all as arrays of
         `evaluations` rows.
     """
-    vmapped = keras.backend.backend() == "jax"
-    shared = vmapped and not keep
+    shared = at_once() and not keep
     models, parts, order = _start(make, seeds, data, steps, batch_size, rates, shared)
     factors = None
     if schedule is not None:
         factors = schedule(np.arange(steps) / steps).astype("float32")
     ends = [steps * i // evaluations for i in range(evaluations + 1)]
-    if vmapped:
+    if at_once():
         trained = _Vmapped(models, parts, rates)
         found = _by_vmap(trained, order, ends, factors, bar, keep)
     else:
         found = _by_fit(models, parts, order, ends, factors, bar)
     return models if keep else None, found
+
+
+def at_once():
+    """Whether the seeds train at once on this backend."""
+    return keras.backend.backend() == "jax"
 
 
 def cosine(share):
@@ -89,11 +93,10 @@ def seconds(makes, seeds, data, *, steps, batch_size, rounds):
     actions = {}
     for name, make in makes.items():
         models, parts, order = _start(make, seeds, data, steps, batch_size)
-        if keras.backend.backend() == "jax":
+        if at_once():
             actions[name] = functools.partial(_Vmapped(models, parts).run, order)
         else:
-            ends = [0, steps]
-            actions[name] = functools.partial(_by_fit, models, parts, order, ends)
+            actions[name] = functools.partial(_fit_all, models, parts, order)
         actions[name]()  # Compiles.
     times = {name: [] for name in makes}
     for round_ in range(rounds):
@@ -155,23 +158,34 @@ def _by_fit(models, parts, order, ends, factors=None, bar=None):
             rate = float(model.optimizer.learning_rate)
             callbacks.append(_Scheduled(rate * factors))
         for start, end in itertools.pairwise(ends):
-            chosen = batches[start:end]
-            history = model.fit(
-                x[chosen.ravel()],
-                y[chosen.ravel()],
-                batch_size=batches.shape[1],
-                shuffle=False,
-                callbacks=callbacks,
-                verbose=0,
-            )
+            loss = _fit(model, x, y, batches[start:end], callbacks)
             predictions = model.predict(x_test, verbose=0)
-            rows.append(_row(model, predictions, history.history["loss"][-1]))
+            rows.append(_row(model, predictions, loss))
             if bar is not None:
                 bar.update(end - start)
         if factors is not None:
             model.optimizer.learning_rate = rate
         results.append(_columns(rows))
     return results
+
+
+def _fit(model, x, y, batches, callbacks=()):
+    """Trains on batches `(steps, samples)`; returns the mean loss."""
+    order = batches.ravel()
+    history = model.fit(
+        x[order],
+        y[order],
+        batch_size=batches.shape[1],
+        shuffle=False,
+        callbacks=list(callbacks),
+        verbose=0,
+    )
+    return history.history["loss"][-1]
+
+
+def _fit_all(models, parts, order):
+    for model, ((x, y), _), batches in zip(models, parts, order, strict=True):
+        _fit(model, x, y, batches)
 
 
 def _by_vmap(trained, order, ends, factors, bar, keep):

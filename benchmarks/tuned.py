@@ -12,6 +12,8 @@ on seeds that are not reported.
 
 import numpy as np
 
+from benchmarks import together
+
 STEP = 1.75
 TUNING_SEEDS = range(1000, 1010)
 LONGEST = 3
@@ -49,7 +51,11 @@ class Tuned:
         self.study, self.measures, self.also = study, measures, also
         count = study.settings.get("tuning_seeds", len(TUNING_SEEDS))
         self.seeds = TUNING_SEEDS[:count]
-        self._arguments = self._trainer(fit), lambda r: cost(r) * len(r["rates"]), True
+        self._arguments = (
+            self._trainer(fit),
+            lambda run: cost(run) * len(run["rates"]),
+            together.at_once(),
+        )
         self.tuning = {case["variant"]: {} for case in cases}
         parts = [(case, case["rates"]) for case in cases if len(case["rates"]) > 1]
         for _ in range(1 + study.settings.get("longest", LONGEST)):

@@ -122,6 +122,35 @@ def test_network_moves_by_the_methods_gradients(method):
         np.testing.assert_allclose(v.numpy(), old - change, atol=1e-5, err_msg=v.path)
 
 
+@pytest.mark.parametrize("method", feature_adjustment.MAIN)
+def test_pixels_that_do_not_count_change_nothing(method):
+    """Images with such pixels are as their other pixels, each a sample of its own."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 3, 4, 5)).astype("float32")
+    y = rng.integers(0, 10, (2, 3, 4))
+    y[0, :2] = y[1, 2, 1] = 255
+
+    def trained(x, y, ignored=None):
+        inputs = keras.Input(x.shape[1:])
+        kernel = keras.initializers.RandomNormal(seed=1)
+        layer = keras.layers.Dense(3, kernel_initializer=kernel)
+        body = keras.Model(inputs, layer(inputs))
+        arguments = feature_adjustment.METHODS[method]
+        network = feature_network.Network(body, 10, ignored=ignored, **arguments)
+        network.last.kernel.assign(np.linspace(-1, 1, 30).reshape(3, 10))
+        network.compile(keras.optimizers.SGD(1.0))
+        loss = network.train_on_batch(x, y)
+        return loss, [v.numpy() for v in network.trainable_variables]
+
+    (loss, found), (other, expected) = (
+        trained(x, y, ignored=255),
+        trained(x[y != 255], y[y != 255]),
+    )
+    assert loss == pytest.approx(other, rel=1e-5)
+    for value, wanted in zip(found, expected, strict=True):
+        np.testing.assert_allclose(value, wanted, atol=1e-5)
+
+
 def test_optimum_of_the_remainder():
     rng = np.random.default_rng(0)
     z, y = rng.normal(size=(8, 5)), rng.integers(0, 5, 8)
