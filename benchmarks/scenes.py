@@ -32,10 +32,7 @@ class Scenes:
             self.ignored, self.name = data.CAMVID_UNLABELLED, "CamVid"
         else:
             parts, self.name = split(data.images_and_masks(folder)), "images"
-        self.train, self.test = (
-            smaller(*map(np.stack, zip(*pairs, strict=True)), reduced)
-            for pairs in parts
-        )
+        self.train, self.test = (smaller(pairs, reduced) for pairs in parts)
         masks = np.concatenate([self.train[1], self.test[1]])
         self.classes = 1 + int(masks[masks != self.ignored].max())
 
@@ -48,8 +45,14 @@ def split(pairs):
     return pairs[:-tested], pairs[-tested:]
 
 
-def smaller(images, masks, factor):
+def small_camvid(folder):
+    """CamVid at 80 x 60: images and masks to train on, and to test."""
+    return tuple(smaller(pairs, 2) for pairs in data.camvid(folder))
+
+
+def smaller(pairs, factor):
     """The means of squares of pixels, and the classes at their first corners."""
+    images, masks = map(np.stack, zip(*pairs, strict=True))
     n, height, width = masks.shape
     rows, columns = height // factor, width // factor
     cut = images[:, : rows * factor, : columns * factor]

@@ -178,7 +178,8 @@ def test_smaller_images_and_masks():
     # fifth column has no square.
     image = np.array([[0, 255, 255, 255, 9], [255, 0, 255, 255, 9]], "uint8")
     mask = np.array([[1, 2, 3, 4, 5], [6, 7, 8, 9, 5]], "uint8")
-    x, masks = scenes.smaller(image[None, :, :, None].repeat(3, -1), mask[None], 2)
+    pairs = [(image[:, :, None].repeat(3, -1), mask)]
+    x, masks = scenes.smaller(pairs, 2)
     np.testing.assert_allclose(x, np.array([[[[0] * 3, [1] * 3]]]), atol=1e-6)
     assert masks.tolist() == [[[1, 3]]]
 
