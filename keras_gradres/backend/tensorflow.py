@@ -197,6 +197,8 @@ def tracer() -> str | None:
 
 
 def eagerly(function: Callable[[], T]) -> T:
+    if tf.executing_eagerly():
+        return function()  # Tapes do not record in `init_scope`.
     with tf.init_scope():
         return function()
 
