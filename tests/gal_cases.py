@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import layers
 
+from keras_gradres.optimizers import GAL
+
 MODE_IDS = ["jit", "graph", "eager"]
 # Where compiling is not what is tested. Without, JAX compiles each operation by itself;
 # with, TensorFlow compiles twice, and PyTorch takes long.
@@ -27,8 +29,17 @@ def cross_entropy():
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
+def build(gal, model, shape=None):
+    """Makes the variables: TensorFlow traces a step that makes them twice."""
+    gal.output_shapes = [(None, *(shape or model.output_shape)[1:])]
+    gal.build(model.trainable_variables)
+
+
 def fit(optimizer, loss=None, *, steps=6, mode=None, model=None, **arguments):
-    model = model or make_model()
+    if model is None:
+        model = make_model()
+        if isinstance(optimizer, GAL):
+            build(optimizer, model)
     mode = mode or QUICK
     model.compile(optimizer, loss=loss or optimizer.loss(cross_entropy()), **mode)
     x, y = make_data(4 * steps)

@@ -7,6 +7,7 @@ from gal_cases import (
     MODE_IDS,
     QUICK,
     assert_same,
+    build,
     cross_entropy,
     fit,
     make_data,
@@ -38,6 +39,7 @@ def _table_step(z, y, loss, gal_arguments, **arguments):
         **{"alpha": 0.5, "policy": "always", **gal_arguments},
     )
     model = Table(z)
+    build(gal, model, z.shape)
     compiling = {k: arguments.pop(k) for k in ("loss_weights",) if k in arguments}
     model.compile(gal, gal.loss(loss), **compiling, **QUICK)
     model.train_on_batch(np.zeros((len(z), 1)), np.array(y), **arguments)
@@ -183,6 +185,7 @@ def test_outputs_of_any_rank(name, granularity):
         optimizers.SGD(0.1), alpha=0.5, policy="always", granularity=granularity, seed=0
     )
     plain, adjusted = Table(z), Table(z)
+    build(gal, adjusted, shape)
     plain.compile(optimizers.SGD(0.1), loss, **QUICK)
     adjusted.compile(gal, gal.loss(loss), **QUICK)
     for model in (plain, adjusted):

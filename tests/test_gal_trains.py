@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from gal_cases import build
 from helpers import Table
 from keras import layers, ops
 
@@ -99,6 +100,8 @@ def test_targets_are_aligned_as_in_keras(name, weighted):
 
     def train(optimizer, loss):
         model = _model(units, activation)
+        if isinstance(optimizer, GAL):
+            build(optimizer, model)
         return _train(model, optimizer, loss, X, y, **arguments)
 
     expected = train(optimizers.SGD(0.1), loss)
