@@ -105,8 +105,9 @@ def test_targets_are_aligned_as_in_keras(name, weighted):
         return _train(model, optimizer, loss, X, y, **arguments)
 
     expected = train(optimizers.SGD(0.1), loss)
+    unused = GAL(optimizers.SGD(0.1))
+    _assert_close(train(optimizers.SGD(0.1), unused.loss(loss)), expected)
     gal = GAL(optimizers.SGD(0.1), alpha=0.0)
-    _assert_close(train(optimizers.SGD(0.1), gal.loss(loss)), expected)
     _assert_close(train(gal, gal.loss(loss)), expected)
     adjusting = GAL(optimizers.SGD(0.1), alpha=0.5, policy="always", seed=0)
     found = train(adjusting, adjusting.loss(loss))
