@@ -34,23 +34,28 @@ FEW = [PLAIN, OURS, "K-FAC, last layer, 0.01"]
 RATES = {"SGD": grid(0.01, 7), "Adam": grid(0.001, 6)}
 Task = collections.namedtuple(
     "Task",
-    "methods batch steps early evaluations shape classes trained schedule",
-    defaults=(None, None),
+    "methods batch steps early evaluations shape classes trained schedule ignored",
+    defaults=(None, None, None),
 )
+LONG = {"early": None, "evaluations": 5, "schedule": together.cosine}
 # The methods by optimizer; what "early" is, or None; the classes, or 0 for a
 # regression; how many samples are trained on, or None where the test set is fixed; the
-# schedule of the rates.
+# schedule of the rates; the label of pixels that do not count.
 TASKS = {
     "digits": Task(
         {"SGD": list(METHODS), "Adam": MAIN}, 64, 400, 48, 50, (64,), 10, 898
     ),
     "california": Task({"Adam": FEW}, 128, 600, 60, 20, (8,), 0, 16_000),
     "cifar10": Task({"Adam": MAIN}, 128, 300, 60, 10, (16, 16, 3), 10),
-    "resnet20": Task(
-        {"SGD": MAIN}, 64, 470, None, 5, (16, 16, 3), 10, schedule=together.cosine
-    ),
+    "resnet20": Task({"SGD": MAIN}, 64, 470, shape=(16, 16, 3), classes=10, **LONG),
     "camvid": Task(
-        {"Adam": MAIN}, 8, 460, None, 5, (60, 80, 3), 11, schedule=together.cosine
+        {"Adam": MAIN},
+        8,
+        460,
+        shape=(60, 80, 3),
+        classes=11,
+        ignored=data.CAMVID_UNLABELLED,
+        **LONG,
     ),
 }
 TESTED = 2500
@@ -112,7 +117,8 @@ class FeatureAdjustment(TunedStudy):
         return self.settings.get("methods", methods)
 
     def rates_of(self, group):
-        return RATES[group["optimizer"]][slice(*self.settings.get("rates", (None,)))]
+        first, last = self.settings.get("rates", (None, None))
+        return RATES[group["optimizer"]][first:last]
 
     def batch_size(self, run):
         return run.get("batch", TASKS[run["task"]].batch)
@@ -139,10 +145,8 @@ class FeatureAdjustment(TunedStudy):
 
     def make(self, run, seed):
         task = TASKS[run["task"]]
-        arguments = METHODS[run["variant"]]
-        ignored = data.CAMVID_UNLABELLED if run["task"] == "camvid" else None
-        features = body(run["task"], task.shape)
-        network = Network(features, task.classes, ignored=ignored, **arguments)
+        arguments = {"ignored": task.ignored, **METHODS[run["variant"]]}
+        network = Network(body(run["task"], task.shape), task.classes, **arguments)
         options = {"momentum": 0.9} if run["optimizer"] == "SGD" else {}
         network.compile(getattr(keras.optimizers, run["optimizer"])(0.01, **options))
         return network
@@ -152,12 +156,12 @@ class FeatureAdjustment(TunedStudy):
         return super().fit(run, seeds, bar, schedule=schedule, **options)
 
     def measure(self, run, found, model):
-        if run["task"] != "camvid":
+        task = TASKS[run["task"]]
+        if task.ignored is None:
             return super().measure(run, found, model)
         _, (_, truth) = self.split(run, run["seed"])
-        classes, ignored = TASKS[run["task"]].classes, data.CAMVID_UNLABELLED
         counts = [
-            confusion(truth, outputs.argmax(-1), classes, ignored)
+            confusion(truth, outputs.argmax(-1), task.classes, task.ignored)
             for outputs in found["predictions"]
         ]
         return {"errors": np.array([100 * (1 - mean_iou(each)) for each in counts])}

@@ -15,9 +15,12 @@ class ManySeeds(Study):
         schedule: That of the learning rates: see `together.train`.
     """
 
-    seeds_together = True
     keep = True
     schedule = None
+
+    @property
+    def seeds_together(self):
+        return together.at_once()
 
     def make(self, run, seed):
         """A compiled model. A `GAL` in it needs `output_shapes`."""

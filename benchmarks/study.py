@@ -196,11 +196,7 @@ class Study(records.Runs):
     # What follows from it.
 
     def train_all(self):
-        train = self.train_seeds if self.seeds_together else self._one
-        self.execute(self.runs(), train, self.length, self.seeds_together)
-
-    def _one(self, runs, bar):
-        return [self.train(runs[0], bar)]
+        self.execute(self.runs(), self.train_seeds, self.length, self.seeds_together)
 
     def report(self):
         if self.sweep:

@@ -12,8 +12,6 @@ on seeds that are not reported.
 
 import numpy as np
 
-from benchmarks import together
-
 STEP = 1.75
 TUNING_SEEDS = range(1000, 1010)
 LONGEST = 3
@@ -54,7 +52,7 @@ class Tuned:
         self._arguments = (
             self._trainer(fit),
             lambda run: cost(run) * len(run["rates"]),
-            together.at_once(),
+            study.seeds_together,
         )
         self.tuning = {case["variant"]: {} for case in cases}
         parts = [(case, case["rates"]) for case in cases if len(case["rates"]) > 1]
