@@ -6,6 +6,7 @@ import pytest
 from gal_cases import (
     MODE_IDS,
     assert_same,
+    build,
     cross_entropy,
     fit,
     make_data,
@@ -132,14 +133,10 @@ def test_modes_train_alike():
 def test_graph_is_eager_each_time():
     # What an order that is not determined would change: that of tracing, and that of
     # running what was traced.
-    shapes = [(None, 3)]
-
     def runs(mode, count):
-        gal = GAL(
-            optimizers.SGD(0.1, momentum=0.9), alpha=0.5, seed=0, output_shapes=shapes
-        )
+        gal = GAL(optimizers.SGD(0.1, momentum=0.9), alpha=0.5, seed=0)
         model = make_model()
-        gal.build(model.trainable_variables)
+        build(gal, model)
         variables = [*model.variables, *gal.variables]
         start = [np.array(v.numpy()) for v in variables]
         x, y = make_data(16)

@@ -300,8 +300,7 @@ def test_built_network_keeps_its_weights():
 def test_seed_makes_the_network():
     def weights(seed):
         gal = GAL("sgd", seed=seed)
-        gal.output_shapes = [(None, 3)]
-        gal.build(make_model().trainable_variables)
+        build(gal, make_model())
         return np.concatenate([v.numpy().ravel() for v in network_variables(gal)])
 
     assert (weights(1) == weights(1)).all()
