@@ -151,6 +151,18 @@ def test_pixels_that_do_not_count_change_nothing(method):
         np.testing.assert_allclose(value, wanted, atol=1e-5)
 
 
+def test_error_of_pixels_is_what_the_mean_iou_lacks(tmp_path):
+    arguments = ["--budget", "camvid", "--out", str(tmp_path)]
+    study = feature_adjustment.FeatureAdjustment(arguments)
+    # Of the three that count, two of class 0 are found and one of class 1 is not: the
+    # intersections over unions are 2 / 3 and 0. Then all are found.
+    truth, found = np.array([[0, 0, 1, 11]]), np.array([[[0, 0, 0, 1]], [[0, 0, 1, 0]]])
+    study.parts = {"camvid": (None, (None, truth))}
+    run = {"task": "camvid", "seed": 0}
+    measured = study.measure(run, {"predictions": np.eye(11)[found]}, None)
+    np.testing.assert_allclose(measured["errors"], [100 * (1 - 1 / 3), 0], atol=1e-9)
+
+
 def test_optimum_of_the_remainder():
     rng = np.random.default_rng(0)
     z, y = rng.normal(size=(8, 5)), rng.integers(0, 5, 8)
